@@ -1,0 +1,101 @@
+//! What peers do wrong or can't have, and the one function from there to the answer.
+
+use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::{Message, Secret, WireError};
+use thiserror::Error;
+
+use crate::event::CloseReason;
+
+/// Why a connection is refused. Each variant is caused by the peer alone, is answered as [`Refusal::answer`] says, and
+/// ends that connection and nothing else. The `Display` text is the answer's `info`.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum Refusal {
+    /// Undecodable: the line is no message.
+    #[error(transparent)]
+    Undecodable(#[from] WireError),
+
+    // Misbehaved: a legal message at the wrong time or place (protocol, Who a connection is).
+    /// AUTHENTICATE on a server link.
+    #[error("the server is already authenticated")]
+    AlreadyAuthenticated,
+    /// A message between servers, from somebody who has not shown to be one.
+    #[error("{command} is only accepted from an authenticated server")]
+    NotAServer { command: &'static str },
+    /// A message of clients, on a server link.
+    #[error("{command} is only accepted from a client")]
+    NotAClient { command: &'static str },
+    /// REGISTER, LOGIN or AUTHENTICATE from a client that is logged in.
+    #[error("{command} is not accepted after LOGIN")]
+    AlreadyLoggedIn { command: &'static str },
+    /// LOGOUT from somebody who is not logged in.
+    #[error("LOGOUT is only accepted after LOGIN")]
+    NotLoggedIn,
+    /// An answer of servers to clients, sent to a server.
+    #[error("{command} is never sent to a server")]
+    AnswerToAServer { command: &'static str },
+    /// A second REGISTER while the first is pending.
+    #[error("a registration is already under way on this connection")]
+    SecondRegistration,
+    /// The activity fits the line limit, its broadcast does not.
+    #[error("the activity is too long to be broadcast within {max_line} bytes a line")]
+    BroadcastTooLong { max_line: usize },
+    /// More was sent behind an unanswered REGISTER or LOGIN than is kept.
+    #[error("more than {limit} bytes were sent before the answer to REGISTER or LOGIN")]
+    TooMuchAhead { limit: usize },
+    /// Neither a link nor a session after the login timeout.
+    #[error("neither AUTHENTICATE nor LOGIN came within {seconds} s")]
+    NotIdentified { seconds: u64 },
+
+    // Refused: an ordinary no.
+    /// AUTHENTICATE with another secret.
+    #[error("the supplied secret is incorrect: {}", quote(.0.expose()))]
+    WrongClusterSecret(Secret),
+    /// ACTIVITY_MESSAGE before LOGIN.
+    #[error("the client must log in before it sends activities")]
+    ActivityBeforeLogin,
+    /// ACTIVITY_MESSAGE under another name or secret than those of the LOGIN.
+    #[error("the username and secret are not those of the login")]
+    OtherAuthor,
+    /// LOGIN with an unknown name or a wrong secret; which of the two is nobody's business.
+    #[error("attempt to login with wrong secret")]
+    WrongSecret,
+    /// REGISTER of a name that somebody has, or is about to have.
+    #[error("{} is already registered with the system", quote(.username))]
+    NameTaken { username: String },
+    /// Not all other servers agreed in time.
+    #[error("{} could not be registered: not all servers answered in time; try again", quote(.username))]
+    NotAgreedInTime { username: String },
+    /// The name and secret are too long for the lock messages.
+    #[error("the username and secret are too long to be registered")]
+    CredentialsTooLong,
+    /// A bound on what this server keeps is reached.
+    #[error("this server can't take more registrations at the moment")]
+    NoRoom,
+}
+
+impl Refusal {
+    /// What the peer is told, and why its connection ends.
+    pub(crate) fn answer(&self) -> (Message, CloseReason) {
+        let info = self.to_string();
+        match self {
+            Self::Undecodable(_)
+            | Self::AlreadyAuthenticated
+            | Self::NotAServer { .. }
+            | Self::NotAClient { .. }
+            | Self::AlreadyLoggedIn { .. }
+            | Self::NotLoggedIn
+            | Self::AnswerToAServer { .. }
+            | Self::SecondRegistration
+            | Self::BroadcastTooLong { .. }
+            | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
+            Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
+            Self::WrongClusterSecret(_) | Self::ActivityBeforeLogin | Self::OtherAuthor => {
+                (Message::AuthenticationFail { info }, CloseReason::AuthenticationFail)
+            }
+            Self::WrongSecret => (Message::LoginFailed { info }, CloseReason::LoginFailed),
+            Self::NameTaken { .. } | Self::NotAgreedInTime { .. } | Self::CredentialsTooLong | Self::NoRoom => {
+                (Message::RegisterFailed { info }, CloseReason::RegisterFailed)
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What goes into the core and what comes out.
+
+use arborcast_proto::wire::{Activity, Message, WireError};
+use bytes::{BufMut as _, Bytes, BytesMut};
+
+use crate::ids::ConnectionId;
+
+/// Something that happened outside.
+#[derive(Debug)]
+pub enum Event {
+    /// Somebody connected; who it is remains to be seen.
+    Accepted {
+        /// A new id.
+        connection: ConnectionId,
+    },
+    /// The connection to the configured parent stands.
+    Dialled {
+        /// A new id.
+        connection: ConnectionId,
+    },
+    /// A line came.
+    Received {
+        /// Where it came from.
+        connection: ConnectionId,
+        /// The line.
+        line: ReceivedLine,
+    },
+    /// A connection is gone: the peer closed it, or it failed.
+    Closed {
+        /// Which one.
+        connection: ConnectionId,
+        /// Why, as far as the shell can tell.
+        reason: CloseReason,
+    },
+    /// The time that [`Node::next_deadline`](crate::Node::next_deadline) named has come. Early and repeated calls are
+    /// harmless.
+    DeadlinePassed,
+    /// The operator asks to stop: every connection is closed.
+    Stop,
+}
+
+/// A line and what it means.
+#[derive(Debug, Clone)]
+pub struct ReceivedLine {
+    /// The bytes as they came, line ending removed: what is flooded is passed on unchanged.
+    pub bytes: Bytes,
+    /// What the bytes say.
+    pub message: Result<Message, WireError>,
+}
+
+impl ReceivedLine {
+    /// Reads a line, line ending removed.
+    pub fn read(bytes: Bytes) -> Self {
+        let message = Message::parse(&bytes);
+        Self { bytes, message }
+    }
+}
+
+/// What the shell has to do, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// Send one line, `\n` included, to one connection: after everything published so far, before anything later.
+    Send {
+        /// To whom.
+        connection: ConnectionId,
+        /// What.
+        line: Bytes,
+    },
+    /// Give the connection everything that is published from now on.
+    Subscribe {
+        /// To whom.
+        connection: ConnectionId,
+        /// Whether that is another server.
+        is_link: bool,
+    },
+    /// Append an activity to the broadcast log: for every subscribed connection but the one it came from.
+    Publish {
+        /// The activity.
+        publication: Publication,
+        /// The link it came over; `None` if it came from a client, who gets it back like everybody else.
+        from: Option<ConnectionId>,
+    },
+    /// Close the connection once all that was sent and published to it so far is on its way. The core has forgotten it.
+    Close {
+        /// Which one.
+        connection: ConnectionId,
+        /// Why, for the log and the counters.
+        reason: CloseReason,
+    },
+    /// The node can't do what it was started for: end with an error.
+    GiveUp(GiveUp),
+}
+
+/// An activity that is on its way to everyone.
+#[derive(Debug, Clone)]
+pub enum Publication {
+    /// From a client of this node: it becomes an ACTIVITY_BROADCAST here.
+    Authored {
+        /// What the client wrote.
+        activity: Activity,
+        /// What `authenticated_user` will say.
+        username: String,
+    },
+    /// From another server: the line as it came, line ending removed.
+    Forwarded(Bytes),
+}
+
+impl Publication {
+    /// Appends the ACTIVITY_BROADCAST line, `\n` included.
+    pub fn write_to(&self, out: &mut BytesMut) {
+        match self {
+            Self::Authored { activity, username } => activity.write_broadcast(username, out),
+            Self::Forwarded(line) => {
+                out.reserve(line.len() + 1);
+                out.put_slice(line);
+                out.put_u8(b'\n');
+            }
+        }
+    }
+}
+
+/// Why a connection ended. The names are those of the log and the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CloseReason {
+    /// The peer got AUTHENTICATION_FAIL.
+    AuthenticationFail,
+    /// Reading or writing failed, a reset included.
+    Failed,
+    /// The peer got INVALID_MESSAGE.
+    InvalidMessage,
+    /// The client logged out.
+    LoggedOut,
+    /// The client got LOGIN_FAILED.
+    LoginFailed,
+    /// The peer did not say in time who it is.
+    LoginTimeout,
+    /// The peer closed the connection.
+    PeerClosed,
+    /// The peer sent INVALID_MESSAGE or AUTHENTICATION_FAIL.
+    PeerRefused,
+    /// The client was sent to another server.
+    Redirected,
+    /// The client got REGISTER_FAILED.
+    RegisterFailed,
+    /// This node is stopping.
+    Stopping,
+    /// The peer reads too slowly: the log no longer holds what it has to get next, or its answers pile up.
+    TooSlow,
+}
+
+/// Why a node can't go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GiveUp {
+    /// The configured parent sent AUTHENTICATION_FAIL or INVALID_MESSAGE as its first message, with this info.
+    ParentRefused {
+        /// The parent's words.
+        info: String,
+    },
+    /// The configured parent closed the connection, or broke the protocol, before it said anything of use.
+    ParentClosed,
+}

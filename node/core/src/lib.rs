@@ -1,0 +1,49 @@
+//! What an arborcast node decides, as a pure state machine.
+//!
+//! Events and the time go into a [`Node`], actions come out. There are no sockets, no tasks, no clock and no thread
+//! randomness in this crate, so that a whole tree of nodes runs in one test in virtual time, and everything that can go
+//! wrong between servers is a sequence of events. The shell around it is the `arborcast-node` crate. The rules it keeps
+//! are those of `proto/README.md`; the modules name the section they implement.
+//!
+//! - [`node`]: the state, the one entrance for events, the life of a connection.
+//! - `session`: strangers and clients: login, activities.
+//! - `link`: other servers: what they may send, and what goes with a lost link.
+//! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
+//! - [`load`]: the other servers as announced, and redirection.
+//! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
+//! - [`relay`]: the broadcast log and the cursors that read it.
+//!
+//! # Invariants
+//! 1. An activity is published once, whoever sent it, and never back over the link it came by.
+//! 2. Every message gets the answer the protocol names, or a close with a reason that is counted.
+//! 3. Nothing a peer sends can panic here or grow memory without bound.
+
+pub mod config;
+mod error;
+pub mod event;
+pub mod ids;
+mod link;
+pub mod load;
+mod locks;
+pub mod node;
+mod registration;
+pub mod relay;
+mod session;
+mod timer;
+mod users;
+
+pub use config::Config;
+pub use event::{Action, CloseReason, Event, GiveUp, Publication, ReceivedLine};
+pub use ids::{ConnectionId, ServerId};
+pub use node::{Node, View};
+
+#[cfg(test)]
+mod testing {
+    use std::time::Instant;
+
+    /// Some point in time; the tests only look at differences.
+    #[expect(clippy::disallowed_methods, reason = "the virtual time of a test has to start somewhere")]
+    pub(crate) fn start() -> Instant {
+        Instant::now()
+    }
+}

@@ -1,0 +1,388 @@
+//! The node: its state, the one entrance for events, and the life of a connection.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::{Message, ServerAnnounce};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use tracing::{debug, info, trace};
+
+use crate::config::Config;
+use crate::error::Refusal;
+use crate::event::{Action, CloseReason, Event, GiveUp, ReceivedLine};
+use crate::ids::{ConnectionId, ServerId};
+use crate::link::Link;
+use crate::load::{OtherServer, Servers};
+use crate::locks::{Allowances, Registration};
+use crate::session::Session;
+use crate::timer::{Timer, TimerTable};
+use crate::users::Users;
+
+/// One server of the tree, without its sockets.
+///
+/// # Contract
+/// 1. [`handle`](Self::handle) takes one event and appends actions; carry out all of them, in order, before the next
+///    event.
+/// 2. `now` never goes backwards.
+/// 3. When [`next_deadline`](Self::next_deadline) has come, handle [`Event::DeadlinePassed`].
+/// 4. Ids of connections are never reused. An event with the id of a connection that the core has closed or was told is
+///    closed is dropped: it was overtaken, which is no error.
+/// 5. The same events at the same times give the same actions.
+#[derive(Debug)]
+pub struct Node {
+    pub(crate) config: Config,
+    pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections that are server links.
+    pub(crate) links: BTreeSet<ConnectionId>,
+    /// How many connections are client sessions: the load.
+    pub(crate) sessions: usize,
+    pub(crate) servers: Servers,
+    pub(crate) users: Users,
+    /// Registrations of our own clients that wait for other servers, by username.
+    pub(crate) registrations: BTreeMap<String, Registration>,
+    /// Who has agreed to the pairs that are pending here because of a LOCK_REQUEST, by username.
+    pub(crate) windows: BTreeMap<String, Allowances>,
+    /// The connections whose LOGIN is held until a username is settled.
+    pub(crate) held_logins: BTreeMap<String, BTreeSet<ConnectionId>>,
+    pub(crate) timers: TimerTable,
+    closings: BTreeMap<CloseReason, u64>,
+    stopping: bool,
+}
+
+/// One connection as the core sees it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) role: Role,
+    /// What the connection waits for, if anything.
+    pub(crate) hold: Option<Hold>,
+    /// What it sent meanwhile, bounded in bytes.
+    waiting: VecDeque<ReceivedLine>,
+    waiting_bytes: usize,
+}
+
+/// Who a connection is (protocol, Who a connection is). It changes once at most.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Unidentified,
+    Client(Session),
+    Link(Link),
+}
+
+/// Requests of one connection are answered in order; this one is not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Hold {
+    /// A REGISTER of this username.
+    Registration(String),
+    /// A LOGIN with this username, whose pair is pending.
+    Login(String),
+}
+
+impl Connection {
+    fn new(role: Role) -> Self {
+        Self { role, hold: None, waiting: VecDeque::new(), waiting_bytes: 0 }
+    }
+
+    fn must_wait(&self, line: &ReceivedLine) -> bool {
+        match &self.hold {
+            None => false,
+            Some(Hold::Login(_)) => true,
+            Some(Hold::Registration(_)) => {
+                !self.waiting.is_empty() || matches!(line.message, Ok(Message::Login { .. }))
+            }
+        }
+    }
+
+    fn wait(&mut self, line: ReceivedLine, limit: usize) -> Result<(), Refusal> {
+        self.waiting_bytes += line.bytes.len();
+        self.waiting.push_back(line);
+        if self.waiting_bytes > limit { Err(Refusal::TooMuchAhead { limit }) } else { Ok(()) }
+    }
+
+    /// Puts a LOGIN that was found to be too early back in front of what waits.
+    pub(crate) fn wait_again(&mut self, hold: Hold, line: ReceivedLine) {
+        self.hold = Some(hold);
+        self.waiting_bytes += line.bytes.len();
+        self.waiting.push_front(line);
+    }
+
+    fn next_waiting(&mut self) -> Option<ReceivedLine> {
+        if self.hold.is_some() {
+            return None;
+        }
+        let line = self.waiting.pop_front()?;
+        self.waiting_bytes -= line.bytes.len();
+        Some(line)
+    }
+}
+
+/// A picture of a node's state, for status, counters and tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Logged-in clients.
+    pub load: usize,
+    /// Server links.
+    pub links: usize,
+    /// Connections that have not shown yet who they are.
+    pub unidentified: usize,
+    /// The other servers, by id.
+    pub servers: BTreeMap<ServerId, OtherServer>,
+    /// Usernames, pending ones included.
+    pub users: usize,
+    /// Registrations of own clients, and pairs from elsewhere, that are not settled yet.
+    pub unsettled: usize,
+    /// How many connections ended, by reason.
+    pub closings: BTreeMap<CloseReason, u64>,
+}
+
+impl Node {
+    /// A node without connections that announces itself first one interval after `now`.
+    pub fn new(config: Config, now: Instant) -> Self {
+        let mut timers = TimerTable::default();
+        timers.set(Timer::Announce, now + config.announce_interval);
+        Self {
+            servers: Servers::new(config.max_servers),
+            users: Users::new(config.max_user_bytes),
+            config,
+            connections: BTreeMap::new(),
+            links: BTreeSet::new(),
+            sessions: 0,
+            registrations: BTreeMap::new(),
+            windows: BTreeMap::new(),
+            held_logins: BTreeMap::new(),
+            timers,
+            closings: BTreeMap::new(),
+            stopping: false,
+        }
+    }
+
+    /// Takes one event in and appends what is to be done about it.
+    pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
+        match event {
+            Event::Accepted { connection } => self.on_accepted(now, connection),
+            Event::Dialled { connection } => self.on_dialled(connection, out),
+            Event::Received { connection, line } => self.on_received(now, connection, line, out),
+            Event::Closed { connection, reason } => drop(self.forget(now, connection, reason, out)),
+            Event::DeadlinePassed => self.on_deadline(now, out),
+            Event::Stop => self.on_stop(now, out),
+        }
+    }
+
+    /// When [`Event::DeadlinePassed`] is due next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.next_deadline()
+    }
+
+    /// A picture of the state. Costs time in proportion to the number of connections and servers.
+    pub fn view(&self) -> View {
+        View {
+            load: self.sessions,
+            links: self.links.len(),
+            unidentified: self.connections.len() - self.links.len() - self.sessions,
+            servers: self.servers.iter().map(|(id, server)| (id.clone(), server.clone())).collect(),
+            users: self.users.len(),
+            unsettled: self.registrations.len() + self.windows.len(),
+            closings: self.closings.clone(),
+        }
+    }
+
+    fn on_accepted(&mut self, now: Instant, connection: ConnectionId) {
+        self.connections.insert(connection, Connection::new(Role::Unidentified));
+        self.restart_login_timeout(now, connection);
+    }
+
+    pub(crate) fn restart_login_timeout(&mut self, now: Instant, connection: ConnectionId) {
+        self.timers.set(Timer::Identify(connection), now + self.config.login_timeout);
+    }
+
+    fn on_dialled(&mut self, connection: ConnectionId, out: &mut Vec<Action>) {
+        self.connections.insert(connection, Connection::new(Role::Unidentified));
+        let authenticate = Message::Authenticate { secret: self.config.secret.clone() };
+        self.send(connection, &authenticate, out);
+        self.become_link(connection, Link::to_parent(), out);
+    }
+
+    fn on_received(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
+        let limit = 2 * self.config.max_line;
+        let Some(entry) = self.connections.get_mut(&connection) else {
+            trace!(%connection, "line of a connection that is gone");
+            return;
+        };
+        if !entry.must_wait(&line) {
+            self.dispatch(now, connection, line, out);
+        } else if let Err(refusal) = entry.wait(line, limit) {
+            self.refuse(now, connection, &refusal, out);
+        }
+    }
+
+    fn dispatch(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
+        let Some(entry) = self.connections.get(&connection) else { return };
+        let ReceivedLine { bytes, message } = line;
+        let outcome = match (message, &entry.role) {
+            (Err(error), _) => Err(Refusal::Undecodable(error)),
+            (Ok(Message::InvalidMessage { info } | Message::AuthenticationFail { info }), _) => {
+                self.on_refused_by_peer(now, connection, &info, out);
+                Ok(())
+            }
+            (Ok(message), Role::Unidentified) => self.on_stranger_message(now, connection, message, out),
+            (Ok(message), Role::Client(_)) => self.on_client_message(now, connection, message, out),
+            (Ok(message), Role::Link(_)) => self.on_link_message(now, connection, bytes, message, out),
+        };
+        if let Err(refusal) = outcome {
+            self.refuse(now, connection, &refusal, out);
+        }
+    }
+
+    /// Goes on with what a connection sent while it waited.
+    pub(crate) fn resume(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {
+        if let Some(entry) = self.connections.get_mut(&connection) {
+            entry.hold = None;
+        }
+        while let Some(line) = self.connections.get_mut(&connection).and_then(Connection::next_waiting) {
+            self.dispatch(now, connection, line, out);
+        }
+    }
+
+    /// Answers what a peer did wrong or can't have, and closes.
+    pub(crate) fn refuse(&mut self, now: Instant, connection: ConnectionId, refusal: &Refusal, out: &mut Vec<Action>) {
+        let (answer, reason) = refusal.answer();
+        if !matches!(refusal, Refusal::WrongClusterSecret(_)) {
+            debug!(%connection, error = %refusal, "refused");
+        }
+        self.send(connection, &answer, out);
+        self.close(now, connection, reason, out);
+    }
+
+    /// The peer refused us: that is logged and never answered.
+    fn on_refused_by_peer(&mut self, now: Instant, connection: ConnectionId, info: &str, out: &mut Vec<Action>) {
+        // Some servers quote the secret they were given.
+        let secret = self.config.secret.expose();
+        let info = if secret.is_empty() { quote(info) } else { quote(&info.replace(secret, "***")) };
+        info!(%connection, info, "refused by the peer");
+        if self.is_unheard_parent(connection) {
+            self.give_up(GiveUp::ParentRefused { info }, out);
+        }
+        self.close(now, connection, CloseReason::PeerRefused, out);
+    }
+
+    pub(crate) fn give_up(&mut self, why: GiveUp, out: &mut Vec<Action>) {
+        self.stopping = true;
+        out.push(Action::GiveUp(why));
+    }
+
+    pub(crate) fn close(&mut self, now: Instant, connection: ConnectionId, reason: CloseReason, out: &mut Vec<Action>) {
+        if self.forget(now, connection, reason, out) {
+            out.push(Action::Close { connection, reason });
+        }
+    }
+
+    /// The one way out of the table of connections. `false` if it was not there any more.
+    fn forget(&mut self, now: Instant, connection: ConnectionId, reason: CloseReason, out: &mut Vec<Action>) -> bool {
+        let unheard_parent = self.is_unheard_parent(connection);
+        let Some(entry) = self.connections.remove(&connection) else { return false };
+        debug!(%connection, ?reason, "closed");
+        *self.closings.entry(reason).or_default() += 1;
+        self.timers.stop(&Timer::Identify(connection));
+        self.release(connection, entry.hold);
+        match entry.role {
+            Role::Unidentified => {}
+            Role::Client(_) => self.sessions -= 1,
+            Role::Link(_) => self.on_link_lost(now, connection, reason, out),
+        }
+        if unheard_parent && !self.stopping {
+            self.give_up(GiveUp::ParentClosed, out);
+        }
+        true
+    }
+
+    /// A connection that is gone, or is a link now, no longer waits for an answer. A registration goes on without it
+    /// (protocol, Registration, step 5).
+    pub(crate) fn release(&mut self, connection: ConnectionId, hold: Option<Hold>) {
+        match hold {
+            None => {}
+            Some(Hold::Registration(username)) => {
+                if let Some(registration) = self.registrations.get_mut(&username) {
+                    registration.client = None;
+                }
+            }
+            Some(Hold::Login(username)) => {
+                if let Some(held) = self.held_logins.get_mut(&username) {
+                    held.remove(&connection);
+                }
+            }
+        }
+    }
+
+    fn on_deadline(&mut self, now: Instant, out: &mut Vec<Action>) {
+        while let Some(timer) = self.timers.pop_expired(now) {
+            match timer {
+                Timer::Announce => self.on_announce_due(now, out),
+                Timer::Identify(connection) => self.on_login_timeout(now, connection, out),
+                Timer::Registration(username) => self.on_registration_timeout(now, &username, out),
+                Timer::ServerExpiry(id) => self.on_server_silent(now, &id, out),
+                Timer::LoginWindow(username) => self.settle(now, &username, out),
+            }
+        }
+    }
+
+    fn on_announce_due(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.timers.set(Timer::Announce, now + self.config.announce_interval);
+        self.flood(&self.announcement(), out);
+    }
+
+    fn on_login_timeout(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {
+        let is_waiting_for_us = self.connections.get(&connection).is_some_and(|entry| entry.hold.is_some());
+        if is_waiting_for_us {
+            self.restart_login_timeout(now, connection);
+        } else {
+            let seconds = self.config.login_timeout.as_secs();
+            self.refuse(now, connection, &Refusal::NotIdentified { seconds }, out);
+        }
+    }
+
+    fn on_stop(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.stopping = true;
+        while let Some(connection) = self.connections.keys().next().copied() {
+            self.close(now, connection, CloseReason::Stopping, out);
+        }
+    }
+
+    /// What this server says of itself at this moment.
+    pub(crate) fn announcement(&self) -> Message {
+        Message::ServerAnnounce(ServerAnnounce {
+            id: self.config.id.clone(),
+            load: self.load(),
+            hostname: self.config.hostname.clone(),
+            port: self.config.port.into(),
+        })
+    }
+
+    pub(crate) fn load(&self) -> i64 {
+        i64::try_from(self.sessions).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn send(&self, connection: ConnectionId, message: &Message, out: &mut Vec<Action>) {
+        trace!(%connection, command = message.command(), "send");
+        out.push(Action::Send { connection, line: message.to_line() });
+    }
+
+    /// Sends a message of our own to every link.
+    pub(crate) fn flood(&self, message: &Message, out: &mut Vec<Action>) {
+        if !self.links.is_empty() {
+            self.flood_line(&message.to_line(), None, out);
+        }
+    }
+
+    /// Passes a received line on, unchanged, on every link but the one it came from.
+    pub(crate) fn pass_on(&self, line: &Bytes, from: ConnectionId, out: &mut Vec<Action>) {
+        let mut ended = BytesMut::with_capacity(line.len() + 1);
+        ended.put_slice(line);
+        ended.put_u8(b'\n');
+        self.flood_line(&ended.freeze(), Some(from), out);
+    }
+
+    fn flood_line(&self, line: &Bytes, except: Option<ConnectionId>, out: &mut Vec<Action>) {
+        let links = self.links.iter().filter(|link| Some(**link) != except);
+        out.extend(links.map(|link| Action::Send { connection: *link, line: line.clone() }));
+    }
+}

@@ -1,0 +1,207 @@
+//! Strangers and clients: who they are and what they may send (protocol, Who a connection is; Activities).
+
+use std::time::Instant;
+
+use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::message::ANONYMOUS;
+use arborcast_proto::wire::{Activity, Message, Secret};
+use bytes::BytesMut;
+use tracing::debug;
+
+use crate::error::Refusal;
+use crate::event::{Action, CloseReason, Publication, ReceivedLine};
+use crate::ids::ConnectionId;
+use crate::link::Link;
+use crate::node::{Hold, Node, Role};
+use crate::timer::Timer;
+use crate::users::Standing;
+
+/// A logged-in client.
+#[derive(Debug)]
+pub(crate) struct Session {
+    username: String,
+    /// What it logged in with; `anonymous` needs none.
+    secret: Option<Secret>,
+}
+
+impl Session {
+    /// Whether this session may publish under that name (protocol, Activities).
+    fn may_publish_as(&self, username: &str, secret: Option<&Secret>) -> bool {
+        username == ANONYMOUS || (username == self.username && secret == self.secret.as_ref())
+    }
+}
+
+impl Node {
+    pub(crate) fn on_stranger_message(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        message: Message,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let command = message.command();
+        match message {
+            Message::Authenticate { secret } => self.on_authenticate(connection, secret, out),
+            Message::Register(credentials) => self.on_register(now, connection, credentials, out),
+            Message::Login { username, secret } => self.on_login(now, connection, username, secret, out),
+            Message::Logout => Err(Refusal::NotLoggedIn),
+            Message::ActivityMessage { .. } => Err(Refusal::ActivityBeforeLogin),
+            Message::ActivityBroadcast { .. }
+            | Message::LockAllowed { .. }
+            | Message::LockDenied(_)
+            | Message::LockRequest(_)
+            | Message::ServerAnnounce(_) => Err(Refusal::NotAServer { command }),
+            Message::AuthenticationFail { .. }
+            | Message::InvalidMessage { .. }
+            | Message::LoginFailed { .. }
+            | Message::LoginSuccess { .. }
+            | Message::Redirect { .. }
+            | Message::RegisterFailed { .. }
+            | Message::RegisterSuccess { .. } => Err(Refusal::AnswerToAServer { command }),
+        }
+    }
+
+    pub(crate) fn on_client_message(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        message: Message,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let command = message.command();
+        match message {
+            Message::ActivityMessage { username, secret, activity } => {
+                self.on_activity(connection, username, secret.as_ref(), activity, out)
+            }
+            Message::Logout => {
+                self.close(now, connection, CloseReason::LoggedOut, out);
+                Ok(())
+            }
+            Message::Authenticate { .. } | Message::Login { .. } | Message::Register(_) => {
+                Err(Refusal::AlreadyLoggedIn { command })
+            }
+            Message::ActivityBroadcast { .. }
+            | Message::LockAllowed { .. }
+            | Message::LockDenied(_)
+            | Message::LockRequest(_)
+            | Message::ServerAnnounce(_) => Err(Refusal::NotAServer { command }),
+            Message::AuthenticationFail { .. }
+            | Message::InvalidMessage { .. }
+            | Message::LoginFailed { .. }
+            | Message::LoginSuccess { .. }
+            | Message::Redirect { .. }
+            | Message::RegisterFailed { .. }
+            | Message::RegisterSuccess { .. } => Err(Refusal::AnswerToAServer { command }),
+        }
+    }
+
+    fn on_authenticate(
+        &mut self,
+        connection: ConnectionId,
+        secret: Secret,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        if secret != self.config.secret {
+            return Err(Refusal::WrongClusterSecret(secret));
+        }
+        self.become_link(connection, Link::from_child(), out);
+        Ok(())
+    }
+
+    fn on_login(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        username: String,
+        secret: Option<Secret>,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        match self.standing_at_login(&username, secret.as_ref()) {
+            Standing::Registered => {
+                self.become_session(now, connection, Session { username, secret }, out);
+                Ok(())
+            }
+            Standing::Pending => {
+                debug!(%connection, username, "login held until the registration is settled");
+                self.hold_login(connection, username, secret);
+                Ok(())
+            }
+            Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
+        }
+    }
+
+    fn standing_at_login(&self, username: &str, secret: Option<&Secret>) -> Standing {
+        let Some(secret) = secret.filter(|_| username != ANONYMOUS) else {
+            return if username == ANONYMOUS { Standing::Registered } else { Standing::OtherSecret };
+        };
+        let being_registered = self.registrations.get(username).is_some_and(|own| own.secret == *secret);
+        match self.users.standing(username, secret) {
+            Standing::Free if being_registered => Standing::Pending,
+            standing => standing,
+        }
+    }
+
+    fn hold_login(&mut self, connection: ConnectionId, username: String, secret: Option<Secret>) {
+        if let Some(entry) = self.connections.get_mut(&connection) {
+            let message = Message::Login { username: username.clone(), secret };
+            let line = ReceivedLine { bytes: message.to_line(), message: Ok(message) };
+            entry.wait_again(Hold::Login(username.clone()), line);
+            self.held_logins.entry(username).or_default().insert(connection);
+        }
+    }
+
+    /// Answers the logins that were held for this name, now that its fate is known.
+    pub(crate) fn resume_logins(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+        for connection in self.held_logins.remove(username).unwrap_or_default() {
+            self.resume(now, connection, out);
+        }
+    }
+
+    fn become_session(&mut self, now: Instant, connection: ConnectionId, session: Session, out: &mut Vec<Action>) {
+        let Some(entry) = self.connections.get_mut(&connection) else { return };
+        let info = format!("logged in as user {}", quote(&session.username));
+        entry.role = Role::Client(session);
+        self.sessions += 1;
+        self.timers.stop(&Timer::Identify(connection));
+        self.send(connection, &Message::LoginSuccess { info }, out);
+        match self.servers.redirect(self.load()) {
+            Some((hostname, port)) => {
+                self.send(connection, &Message::Redirect { hostname, port }, out);
+                self.close(now, connection, CloseReason::Redirected, out);
+            }
+            None => out.push(Action::Subscribe { connection, is_link: false }),
+        }
+    }
+
+    fn on_activity(
+        &mut self,
+        connection: ConnectionId,
+        username: String,
+        secret: Option<&Secret>,
+        activity: Activity,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Refusal> {
+        let Some(Role::Client(author)) = self.connections.get(&connection).map(|entry| &entry.role) else {
+            return Err(Refusal::ActivityBeforeLogin);
+        };
+        if !author.may_publish_as(&username, secret) {
+            return Err(Refusal::OtherAuthor);
+        }
+        if !self.broadcast_fits(&activity, &username) {
+            return Err(Refusal::BroadcastTooLong { max_line: self.config.max_line });
+        }
+        out.push(Action::Publish { publication: Publication::Authored { activity, username }, from: None });
+        Ok(())
+    }
+
+    /// A message just under the line limit may grow over it when it becomes a broadcast; it must not cost a link.
+    fn broadcast_fits(&self, activity: &Activity, username: &str) -> bool {
+        // Six bytes are the longest escape of one byte, 96 more than everything around the two.
+        if activity.as_bytes().len() + 6 * username.len() + 96 <= self.config.max_line {
+            return true;
+        }
+        let mut line = BytesMut::new();
+        activity.write_broadcast(username, &mut line);
+        line.len() - 1 <= self.config.max_line
+    }
+}

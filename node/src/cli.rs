@@ -1,0 +1,228 @@
+//! The command line of `arborcast-node`: the original's one-dash names beside the ordinary long ones.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arborcast_core::Config;
+use arborcast_proto::wire::{Secret, limits};
+use clap::Parser;
+use rand::distr::{Alphanumeric, SampleString as _};
+
+use crate::settings::{Bounds, Settings};
+
+const EXAMPLES: &str = "\
+Examples:
+  The first server of a tree; it makes a secret and prints it:
+    arborcast-node -lh tree1.example.org
+  A second server below it:
+    arborcast-node -lh tree2.example.org -rh tree1.example.org -s SECRET
+  Three servers on one machine:
+    arborcast-node -lp 3780 -s SECRET
+    arborcast-node -lp 3781 -rh localhost -rp 3780 -s SECRET
+    arborcast-node -lp 3782 -rh localhost -rp 3780 -s SECRET
+
+-lh, -lp, -rh and -rp are short for the long names below.
+On standard output come only the secret, if one was made, and `listening on ADDRESS`; logs go to standard error, as
+much as RUST_LOG asks for (info if unset). SIGINT and SIGTERM close everything cleanly.
+Exit codes: 0 stopped, 1 could not start or lost its parent before it joined, 2 unusable command line.";
+
+/// One server of an arborcast broadcast tree: clients connect to it, and every activity reaches every client of every
+/// server.
+#[derive(Debug, Parser)]
+#[command(name = "arborcast-node", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Local hostname: where others reach this server, as announced to them [-lh]
+    #[arg(long, value_name = "HOST", default_value = "localhost")]
+    local_hostname: String,
+    /// Local port; 0 takes any free one [-lp]
+    #[arg(long, value_name = "PORT", default_value_t = 3780)]
+    local_port: u16,
+    /// Remote hostname: the parent server to join; without it this is the first server of a tree [-rh]
+    #[arg(long, value_name = "HOST")]
+    remote_hostname: Option<String>,
+    /// Remote port: the parent server's [-rp]
+    #[arg(long, value_name = "PORT", default_value_t = 3780, requires = "remote_hostname")]
+    remote_port: u16,
+    /// The tree's secret; the first server makes one if it is not given
+    #[arg(short, long, env = "ARBORCAST_SECRET", hide_env_values = true)]
+    secret: Option<String>,
+    /// A file that holds the tree's secret, so that it doesn't show in the list of processes
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
+    secret_file: Option<PathBuf>,
+    /// Time between two announcements, in milliseconds
+    #[arg(short, long, value_name = "MS", default_value_t = 5000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    activity_interval: u64,
+    /// Address to listen on; by default 127.0.0.1 if the local hostname is localhost, that address if it is an IP
+    /// address of this machine's loopback, and otherwise all addresses
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// What this server calls itself; unique in the tree. Random if not given
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// Longest line in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = limits::DEFAULT_MAX_LINE, value_parser = max_line)]
+    max_line: usize,
+    /// Bytes kept of what was broadcast; who falls further behind is closed
+    #[arg(long, value_name = "BYTES", default_value_t = Bounds::default().log_bytes, value_parser = clap::value_parser!(u64).range(65_536..=1 << 40))]
+    log_bytes: u64,
+    /// Most connections at one time
+    #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    max_connections: u32,
+    /// How long a connection may take to log in or to authenticate, such as 60s or 500ms
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
+    login_timeout: Duration,
+}
+
+fn max_line(text: &str) -> Result<usize, String> {
+    let bytes = text.parse::<usize>().map_err(|error| error.to_string())?;
+    let allowed = limits::MIN_MAX_LINE..=1 << 30;
+    if allowed.contains(&bytes) { Ok(bytes) } else { Err(format!("{bytes} is not in {allowed:?}")) }
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The settings.
+    pub settings: Settings,
+    /// The secret, if one was made because none was given: the operator has to be told.
+    pub made_secret: Option<Secret>,
+}
+
+impl Cli {
+    /// Reads and checks the command line.
+    ///
+    /// # Errors
+    /// Clap's, also for `--help` and `--version`; its `exit` prints it to the right place with the right code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, clap::Error> {
+        Self::try_parse_from(arguments.into_iter().map(one_dash_to_long))?.check()
+    }
+
+    fn check(self) -> Result<Parsed, clap::Error> {
+        let given = match &self.secret_file {
+            None => self.secret.clone(),
+            Some(file) => Some(read_secret(file).map_err(|why| unusable(&why))?),
+        };
+        let parent = self.remote_hostname.clone().map(|host| (host, self.remote_port));
+        if parent.is_some() && given.is_none() {
+            return Err(unusable("-rh needs the secret of the tree to join: give it with -s or --secret-file"));
+        }
+        let made_secret = given.is_none().then(|| Secret::from(random_text(24)));
+        let secret = given.map(Secret::from).or_else(|| made_secret.clone()).unwrap_or_else(|| "".into());
+        let bind = SocketAddr::new(self.bind.unwrap_or_else(|| self.default_bind()), self.local_port);
+        let id = self.id.unwrap_or_else(|| random_text(20));
+        let core = Config {
+            announce_interval: Duration::from_millis(self.activity_interval),
+            max_line: self.max_line,
+            login_timeout: self.login_timeout.max(Duration::from_millis(1)),
+            ..Config::new(id, self.local_hostname, self.local_port, secret)
+        };
+        let bounds = Bounds {
+            log_bytes: self.log_bytes,
+            max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            max_waiting_bytes: Bounds::default().max_waiting_bytes.max(4 * self.max_line),
+        };
+        Ok(Parsed { settings: Settings { core, bind, parent, bounds }, made_secret })
+    }
+
+    /// A node that tells others `localhost` has nothing to do on the network.
+    fn default_bind(&self) -> IpAddr {
+        match self.local_hostname.parse::<IpAddr>() {
+            Ok(address) if address.is_loopback() => address,
+            Ok(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Err(_) if self.local_hostname == "localhost" => Ipv4Addr::LOCALHOST.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        }
+    }
+}
+
+/// The original's names have one dash and two letters, which clap would take for two flags.
+fn one_dash_to_long(argument: OsString) -> OsString {
+    let Some(text) = argument.to_str() else { return argument };
+    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
+    let long = match name {
+        "-lh" => "--local-hostname",
+        "-lp" => "--local-port",
+        "-rh" => "--remote-hostname",
+        "-rp" => "--remote-port",
+        _ => return argument,
+    };
+    value.map_or_else(|| long.into(), |value| format!("{long}={value}").into())
+}
+
+fn read_secret(file: &PathBuf) -> Result<String, String> {
+    let text =
+        fs::read_to_string(file).map_err(|error| format!("cannot read --secret-file {}: {error}", file.display()))?;
+    let secret = text.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        return Err(format!("--secret-file {} is empty: write the tree's secret into it", file.display()));
+    }
+    Ok(secret.to_owned())
+}
+
+fn unusable(why: &str) -> clap::Error {
+    <Cli as clap::CommandFactory>::command().error(clap::error::ErrorKind::ValueValidation, why)
+}
+
+/// Letters and digits from the operating system's randomness; 24 of them are 142 bits.
+fn random_text(length: usize) -> String {
+    Alphanumeric.sample_string(&mut rand::rng(), length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Parsed, clap::Error> {
+        Cli::read(std::iter::once("arborcast-node").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn the_originals_names_and_the_long_ones_mean_the_same() {
+        let short = read("-lh 127.0.0.1 -lp 1 -rh there -rp=2 -s x -a 100 --id me").unwrap().settings;
+        let long = read(
+            "--local-hostname 127.0.0.1 --local-port 1 --remote-hostname there --remote-port 2 --secret x \
+             --activity-interval 100 --id me",
+        );
+        assert_eq!(format!("{short:?}"), format!("{:?}", long.unwrap().settings));
+        assert_eq!(short.parent, Some(("there".into(), 2)));
+        assert_eq!(short.bind, "127.0.0.1:1".parse().unwrap());
+        assert_eq!(short.core.announce_interval, Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_original() {
+        let Parsed { settings, made_secret } = read("").unwrap();
+        assert_eq!(settings.bind, "127.0.0.1:3780".parse().unwrap());
+        assert_eq!(settings.core.announce_interval, Duration::from_secs(5));
+        assert_eq!(settings.parent, None);
+        assert!(made_secret.unwrap().expose().len() >= 22);
+        assert_eq!(read("-rh there -s x").unwrap().settings.parent, Some(("there".into(), 3780)));
+    }
+
+    #[test]
+    fn a_node_with_a_name_for_others_listens_to_others() {
+        assert_eq!(read("-lh tree1.example.org").unwrap().settings.bind, "0.0.0.0:3780".parse().unwrap());
+        assert_eq!(read("-lh 127.0.0.7").unwrap().settings.bind, "127.0.0.7:3780".parse().unwrap());
+        assert_eq!(read("-lh x --bind 127.0.0.1").unwrap().settings.bind, "127.0.0.1:3780".parse().unwrap());
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_way_out() {
+        for (line, hint) in [
+            ("-rh there", "-s"),
+            ("-lp 70000", "70000"),
+            ("-a 0", "10"),
+            ("--max-line 5", "4096"),
+            ("--login-timeout soon", "soon"),
+            ("--frobnicate", "--frobnicate"),
+            ("--secret-file /nowhere/at/all -lp 1", "/nowhere/at/all"),
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(hint), "{line}: {error}");
+        }
+    }
+}

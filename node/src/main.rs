@@ -1,0 +1,65 @@
+//! `arborcast-node`: reads the command line, runs one node, and says how it ended.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use arborcast_node::cli::{Cli, Parsed};
+use arborcast_node::net::shutdown::StopSignals;
+use arborcast_node::{NodeError, Server};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // Where the operating system does not let us have more files we do with those it gives.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => debug!(limit, "open files"),
+        Err(error) => debug!(%error, "can't raise the limit of open files"),
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(parsed)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "arborcast-node: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Parsed { settings, made_secret }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = StopSignals::install()?;
+    let stop = CancellationToken::new();
+    let forwarder = tokio::spawn(signals.forward(stop.clone()));
+    let outcome = async {
+        let server = tokio::select! {
+            () = stop.cancelled() => return Ok::<(), NodeError>(()),
+            server = Server::start(settings) => server?,
+        };
+        if let Some(secret) = made_secret {
+            say(&format!("secret: {}", secret.expose()));
+        }
+        say(&format!("listening on {}", server.address()));
+        server.run(stop.clone()).await
+    };
+    let outcome = outcome.await;
+    forwarder.abort();
+    Ok(outcome?)
+}
+
+/// A line for whoever started the node. That nobody reads it is no reason not to serve.
+fn say(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()) {
+        error!(%error, "can't write to standard output");
+    }
+}

@@ -1,0 +1,122 @@
+//! The core's broadcast log, shared between the driver, which appends, and the fan-out, which reads.
+
+use std::sync::{PoisonError, RwLock};
+
+use arborcast_core::ConnectionId;
+use arborcast_core::relay::cursor::FellOff;
+use arborcast_core::relay::{Cursor, Log, Position};
+use bytes::{Bytes, BytesMut};
+
+/// How many bytes a piece of the log is given at once.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// The log behind a lock. A blocking one: it is held for a few appends or reads, and nothing is awaited meanwhile.
+pub(super) struct BroadcastLog(RwLock<Log>);
+
+impl BroadcastLog {
+    pub(super) fn new(max_bytes: u64) -> Self {
+        Self(RwLock::new(Log::new(max_bytes)))
+    }
+
+    pub(super) fn end(&self) -> Position {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).end()
+    }
+
+    pub(super) fn read(
+        &self,
+        cursor: &mut Cursor,
+        until: Position,
+        max_bytes: usize,
+        max_pieces: usize,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), FellOff> {
+        cursor.read(&self.0.read().unwrap_or_else(PoisonError::into_inner), until, max_bytes, max_pieces, out)
+    }
+}
+
+/// What the driver has written but not published yet. Publishing once for many lines keeps the lock and the wake-ups
+/// cheap.
+pub(super) struct Draft {
+    sealed: Vec<(Bytes, Option<ConnectionId>)>,
+    open: BytesMut,
+    open_from: Option<ConnectionId>,
+    /// Where the log will end once this is published.
+    end: Position,
+    /// Where it ends now.
+    published: Position,
+}
+
+impl Draft {
+    pub(super) fn new() -> Self {
+        Self {
+            sealed: Vec::new(),
+            open: BytesMut::new(),
+            open_from: None,
+            end: Position::default(),
+            published: Position::default(),
+        }
+    }
+
+    /// Where the next line will stand.
+    pub(super) fn end(&self) -> Position {
+        self.end
+    }
+
+    /// How many bytes the log does not have yet.
+    pub(super) fn unpublished_bytes(&self) -> u64 {
+        self.end.0 - self.published.0
+    }
+
+    /// Adds what `write` writes, which came from `from`. A piece of the log has one source.
+    pub(super) fn write(&mut self, from: Option<ConnectionId>, write: impl FnOnce(&mut BytesMut)) {
+        if self.open_from != from {
+            self.seal();
+            self.open_from = from;
+        }
+        if self.open.capacity() == self.open.len() {
+            self.open.reserve(PIECE_BYTES);
+        }
+        let before = self.open.len();
+        write(&mut self.open);
+        self.end.0 += (self.open.len() - before) as u64;
+    }
+
+    fn seal(&mut self) {
+        if !self.open.is_empty() {
+            self.sealed.push((self.open.split().freeze(), self.open_from));
+        }
+    }
+
+    /// Moves everything into the log.
+    pub(super) fn publish(&mut self, log: &BroadcastLog) {
+        self.seal();
+        let mut log = log.0.write().unwrap_or_else(PoisonError::into_inner);
+        for (bytes, from) in self.sealed.drain(..) {
+            log.append(bytes, from);
+        }
+        self.published = self.end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_drafted_is_read_in_order_once_it_is_published() {
+        let log = BroadcastLog::new(1000);
+        let mut draft = Draft::new();
+        let link = Some(ConnectionId(7));
+        for (text, from) in [("a\n", None), ("b\n", None), ("c\n", link), ("d\n", None)] {
+            draft.write(from, |out| out.extend_from_slice(text.as_bytes()));
+        }
+        assert_eq!((draft.end(), log.end()), (Position(8), Position(0)));
+        draft.publish(&log);
+        assert_eq!(draft.unpublished_bytes(), 0);
+
+        let mut out = Vec::new();
+        let mut cursor = Cursor::new(Position(0), ConnectionId(1));
+        log.read(&mut cursor, log.end(), 1000, 10, &mut out).unwrap();
+        assert_eq!(out, ["a\nb\n", "c\n", "d\n"]);
+    }
+}

@@ -1,0 +1,27 @@
+//! The way to the parent.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::net::TcpStream;
+
+use super::transport::{self, Connection};
+use crate::error::NodeError;
+use crate::settings::DIAL_TIMEOUT;
+
+/// Connects to the configured parent.
+///
+/// # Errors
+/// [`NodeError::ParentUnreachable`] when that fails or takes longer than [`DIAL_TIMEOUT`];
+/// [`NodeError::ParentIsSelf`] when it is our own listener, at `own`, that answered.
+pub async fn dial_parent(host: &str, port: u16, own: SocketAddr) -> Result<Connection, NodeError> {
+    let unreachable = |source| NodeError::ParentUnreachable { host: host.to_owned(), port, source };
+    let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
+    let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
+    let peer = stream.peer_addr().map_err(unreachable)?;
+    let local = stream.local_addr().map_err(unreachable)?;
+    if peer.port() == own.port() && peer.ip() == local.ip() && (own.ip().is_unspecified() || own.ip() == peer.ip()) {
+        return Err(NodeError::ParentIsSelf { host: host.to_owned(), port });
+    }
+    Ok(transport::connection(stream, peer))
+}

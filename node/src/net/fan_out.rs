@@ -1,0 +1,260 @@
+//! A few tasks that do all the writing. Each serves many connections, so that publishing costs a handful of wake-ups,
+//! however many subscribers there are.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use arborcast_core::relay::Position;
+use arborcast_core::{CloseReason, ConnectionId};
+use bytes::Bytes;
+use tokio::sync::{Notify, mpsc};
+use tracing::debug;
+
+use super::broadcast_log::BroadcastLog;
+use super::pace::{Pace, Tally};
+use super::sleep_until;
+use super::writer::{Progress, Writer};
+use crate::settings::FLUSH_TIMEOUT;
+
+/// Batches of commands that may wait for one task; the driver waits for room.
+const COMMAND_BATCHES: usize = 16;
+
+/// How often late readers are looked at while publishers may be waiting for them.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What the driver tells a fan-out task about one connection. Positions are those of the driver's draft at that moment;
+/// the command is sent before the draft is published, so no cursor is past them when it arrives.
+pub(super) enum Command {
+    /// A new connection.
+    Attach(Box<Writer>),
+    /// See [`Writer::push`].
+    Push { after: Position, line: Bytes },
+    /// See [`Writer::subscribe`].
+    Subscribe { from: Position, is_link: bool },
+    /// See [`Writer::finish`].
+    Finish { after: Position },
+}
+
+/// The driver's end of a fan-out task.
+pub(super) struct FanOutHandle {
+    pub(super) commands: mpsc::Sender<Vec<(ConnectionId, Command)>>,
+    wake: Arc<Ready>,
+}
+
+impl FanOutHandle {
+    /// Something was published.
+    pub(super) fn wake(&self) {
+        self.wake.notify.notify_one();
+    }
+}
+
+/// The connections whose sockets have become writable again.
+#[derive(Default)]
+struct Ready {
+    connections: Mutex<Vec<ConnectionId>>,
+    notify: Notify,
+}
+
+/// The waker of one connection's socket.
+struct ReadyWaker {
+    connection: ConnectionId,
+    ready: Arc<Ready>,
+}
+
+impl Wake for ReadyWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        // At most once for each time the socket said that it is full, so the list is no longer than the connections.
+        self.ready.connections.lock().unwrap_or_else(PoisonError::into_inner).push(self.connection);
+        self.ready.notify.notify_one();
+    }
+}
+
+struct Served {
+    writer: Writer,
+    waker: Waker,
+    /// The socket is full; its waker tells when that changes.
+    blocked: bool,
+}
+
+/// One fan-out task.
+pub(super) struct FanOut {
+    index: usize,
+    commands: mpsc::Receiver<Vec<(ConnectionId, Command)>>,
+    log: Arc<BroadcastLog>,
+    pace: Arc<Pace>,
+    max_waiting_bytes: usize,
+    served: HashMap<ConnectionId, Served>,
+    ready: Arc<Ready>,
+    /// Up to where everyone who could be was served.
+    until: Position,
+    /// When the connections that are being closed must be gone, earliest first.
+    finishing: VecDeque<(Instant, ConnectionId)>,
+    tally: Tally,
+    /// The connections to serve in this pass; kept to reuse its memory.
+    turn: Vec<ConnectionId>,
+    pieces: Vec<Bytes>,
+}
+
+impl FanOut {
+    pub(super) fn new(
+        index: usize,
+        log: Arc<BroadcastLog>,
+        pace: Arc<Pace>,
+        max_waiting_bytes: usize,
+    ) -> (FanOutHandle, Self) {
+        let (sender, commands) = mpsc::channel(COMMAND_BATCHES);
+        let ready = Arc::new(Ready::default());
+        let fan_out = Self {
+            index,
+            commands,
+            log,
+            pace,
+            max_waiting_bytes,
+            served: HashMap::new(),
+            ready: Arc::clone(&ready),
+            until: Position::default(),
+            finishing: VecDeque::new(),
+            tally: Tally::default(),
+            turn: Vec::new(),
+            pieces: Vec::new(),
+        };
+        (FanOutHandle { commands: sender, wake: ready }, fan_out)
+    }
+
+    /// Serves until the driver has gone and every connection is finished.
+    pub(super) async fn run(mut self) {
+        let mut driver_gone = false;
+        while !(driver_gone && self.served.is_empty()) {
+            let next_look = self.next_look();
+            let first = tokio::select! {
+                biased;
+                () = self.ready.notify.notified() => None,
+                batch = self.commands.recv(), if !driver_gone => {
+                    driver_gone = batch.is_none();
+                    batch
+                }
+                () = sleep_until(next_look) => None,
+            };
+            self.pass(first);
+            // Writing never waits, so the task has to give way by itself.
+            tokio::task::yield_now().await;
+        }
+        self.pace.report(self.index, Tally::default());
+    }
+
+    fn next_look(&self) -> Option<Instant> {
+        let finishing = self.finishing.front().map(|(deadline, _)| *deadline);
+        let late = self.tally.has_late_readers().then(|| Instant::now() + LOOK_AGAIN);
+        finishing.into_iter().chain(late).min()
+    }
+
+    /// Serves once everyone who has something to get.
+    fn pass(&mut self, first: Option<Vec<(ConnectionId, Command)>>) {
+        // The end is looked at before the commands are: what was published later than that may stand behind a command
+        // that is not here yet.
+        let end = self.log.end();
+        let now = Instant::now();
+        self.turn.clear();
+        if let Some(batch) = first {
+            self.apply(batch, now);
+        }
+        while let Ok(batch) = self.commands.try_recv() {
+            self.apply(batch, now);
+        }
+        self.take_ready();
+        if end > self.until {
+            self.until = end;
+            self.turn.extend(self.served.keys());
+        }
+        let mut turn = std::mem::take(&mut self.turn);
+        for connection in turn.drain(..) {
+            self.serve(connection, now);
+        }
+        self.turn = turn;
+        self.cut_overdue(now);
+        self.report(now);
+    }
+
+    fn apply(&mut self, batch: Vec<(ConnectionId, Command)>, now: Instant) {
+        for (connection, command) in batch {
+            if let Command::Attach(writer) = command {
+                let waker = Arc::new(ReadyWaker { connection, ready: Arc::clone(&self.ready) }).into();
+                self.served.insert(connection, Served { writer: *writer, waker, blocked: false });
+                continue;
+            }
+            // It may have failed meanwhile; then the core is about to hear of it.
+            let Some(served) = self.served.get_mut(&connection) else { continue };
+            match command {
+                Command::Attach(_) => {}
+                Command::Push { after, line } => {
+                    served.writer.push(after, line);
+                    if served.writer.own_bytes() > self.max_waiting_bytes {
+                        self.drop_failed(connection, CloseReason::TooSlow);
+                        continue;
+                    }
+                }
+                Command::Subscribe { from, is_link } => served.writer.subscribe(from, is_link),
+                Command::Finish { after } => {
+                    served.writer.finish(after);
+                    self.finishing.push_back((now + FLUSH_TIMEOUT, connection));
+                }
+            }
+            self.turn.push(connection);
+        }
+    }
+
+    fn take_ready(&mut self) {
+        let mut ready = self.ready.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for connection in ready.drain(..) {
+            if let Some(served) = self.served.get_mut(&connection) {
+                served.blocked = false;
+                self.turn.push(connection);
+            }
+        }
+    }
+
+    fn serve(&mut self, connection: ConnectionId, now: Instant) {
+        let Some(served) = self.served.get_mut(&connection).filter(|served| !served.blocked) else { return };
+        let mut cx = Context::from_waker(&served.waker);
+        match served.writer.poll_write(&mut cx, &self.log, self.until, now, &mut self.pieces) {
+            Ok(Progress::CaughtUp) => {}
+            Ok(Progress::Blocked) => served.blocked = true,
+            Ok(Progress::Yielded) => served.waker.wake_by_ref(),
+            Ok(Progress::Finished) => drop(self.served.remove(&connection)),
+            Err(reason) => self.drop_failed(connection, reason),
+        }
+        self.pieces.clear();
+    }
+
+    fn drop_failed(&mut self, connection: ConnectionId, reason: CloseReason) {
+        if let Some(served) = self.served.remove(&connection) {
+            served.writer.fail(reason);
+        }
+    }
+
+    /// Cuts connections that were closed and have not taken their last words in time.
+    fn cut_overdue(&mut self, now: Instant) {
+        while let Some((_, connection)) = self.finishing.pop_front_if(|(deadline, _)| *deadline <= now) {
+            if self.served.remove(&connection).is_some() {
+                debug!(%connection, "closed before the peer took its last words");
+            }
+        }
+    }
+
+    fn report(&mut self, now: Instant) {
+        let mut tally = Tally::default();
+        for served in self.served.values() {
+            if let Some((lag, still, is_link)) = served.writer.lag(self.until, now) {
+                tally.count(self.pace.max_lag(), lag, still, is_link);
+            }
+        }
+        self.tally = tally;
+        self.pace.report(self.index, tally);
+    }
+}

@@ -1,0 +1,43 @@
+//! How one node serves its connections.
+//!
+//! ```text
+//!              accepted, dialled                       batches of parsed lines
+//!   listener ───────────────────▶                ◀──────────────────────────── reader (one task a connection)
+//!   dialer                        driver ── core
+//!                                   │ │                  lines for one connection
+//!                                   │ └─────────────────────────────────────▶ fan-out (a few tasks) ── writer (each
+//!                                   ▼                                           ▲                      connection's
+//!                             broadcast log ────────────────────────────────────┘                      sending side)
+//! ```
+//!
+//! Waiting goes one way: readers wait for the driver, the driver waits for the fan-out's processor time, and nobody ever
+//! waits for a peer: a socket that takes no more is left alone until it does.
+//!
+//! - [`transport`]: what a connection and a source of connections are. - [`listener`], [`dialer`]: where they come from.
+//! - `reader`: bytes to lines. - `driver`: the only owner of the core. - `fan_out`, `writer`: lines to sockets.
+//! - `broadcast_log`: the core's log, shared. - `pace`: when publishers have to wait for the fan-out.
+//! - `shutdown`: the one way to stop. - `server`: ties them together.
+
+use std::time::Instant;
+
+mod broadcast_log;
+pub mod dialer;
+mod driver;
+mod fan_out;
+pub mod listener;
+mod pace;
+mod reader;
+mod server;
+pub mod shutdown;
+pub mod transport;
+mod writer;
+
+pub use server::Server;
+
+/// Waits until then, or for ever.
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

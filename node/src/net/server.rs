@@ -1,0 +1,141 @@
+//! One node from start to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Instant;
+
+use arborcast_core::{Config, GiveUp, Node};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::broadcast_log::BroadcastLog;
+use super::dialer::dial_parent;
+use super::driver::{Driver, INBOX_BATCHES, Inbound, Shared};
+use super::fan_out::FanOut;
+use super::listener::{self, accept_all};
+use super::pace::Pace;
+use super::transport::{Accept, Connection};
+use crate::error::NodeError;
+use crate::settings::{Bounds, STOP_TIMEOUT, Settings};
+
+/// A node that listens, and has reached its parent if it is to have one, but serves nobody yet.
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    parent: Option<(String, u16, Connection)>,
+    core: Config,
+    bounds: Bounds,
+}
+
+impl Server {
+    /// Opens the listener, then dials the parent.
+    ///
+    /// # Errors
+    /// When either fails.
+    pub async fn start(settings: Settings) -> Result<Self, NodeError> {
+        let Settings { mut core, bind, parent, bounds } = settings;
+        let listener = listener::bind(bind)?;
+        let address = listener.local_addr().map_err(|source| NodeError::Listen { address: bind, source })?;
+        core.port = address.port();
+        let parent = match parent {
+            None => None,
+            Some((host, port)) => {
+                let connection = dial_parent(&host, port, address).await?;
+                Some((host, port, connection))
+            }
+        };
+        Ok(Self { listener, address, parent, core, bounds })
+    }
+
+    /// Where it listens; the port is the real one also where port 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop` is cancelled, then closes every connection cleanly.
+    ///
+    /// # Errors
+    /// When the parent refuses this node, or closes the connection before it said anything.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
+        let (parent_name, parent) = match self.parent {
+            None => (None, None),
+            Some((host, port, connection)) => (Some((host, port)), Some(connection)),
+        };
+        info!(id = self.core.id, address = %self.address, parent = ?parent_name, "serving");
+        let outcome = serve(self.core, self.bounds, self.listener, parent, stop).await;
+        let (host, port) = parent_name.unwrap_or_default();
+        outcome.map_err(|why| match why {
+            GiveUp::ParentRefused { info } => NodeError::ParentRefused { host, port, info },
+            GiveUp::ParentClosed => NodeError::ParentClosed { host, port },
+        })
+    }
+}
+
+/// Runs a node on a source of connections until `stop` is cancelled or the core gives up.
+async fn serve(
+    config: Config,
+    bounds: Bounds,
+    source: impl Accept,
+    parent: Option<Connection>,
+    stop: CancellationToken,
+) -> Result<(), GiveUp> {
+    let fan_outs = available_parallelism().map_or(1, NonZero::get);
+    let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
+    let shared = Shared {
+        inbox: inbox.clone(),
+        log: Arc::new(BroadcastLog::new(bounds.log_bytes)),
+        pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
+        readers: TaskTracker::new(),
+        stop: stop.clone(),
+        max_line: config.max_line,
+    };
+    let readers = shared.readers.clone();
+    let slots = Arc::new(Semaphore::new(bounds.max_connections));
+
+    let mut tasks = JoinSet::new();
+    let mut handles = Vec::with_capacity(fan_outs);
+    for index in 0..fan_outs {
+        let (log, pace) = (Arc::clone(&shared.log), Arc::clone(&shared.pace));
+        let (handle, fan_out) = FanOut::new(index, log, pace, bounds.max_waiting_bytes);
+        handles.push(handle);
+        // It never waits for a peer, and gives way by itself; see there.
+        tasks.spawn(tokio::task::unconstrained(fan_out.run()));
+    }
+    if let Some(connection) = parent
+        && let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
+    {
+        // There is room for it: nobody else has sent anything yet, and the driver starts below.
+        let _ = inbox.send(Inbound::Dialled { connection, slot }).await;
+    }
+    tasks.spawn(accept_all(source, slots, inbox, stop.clone()));
+
+    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles);
+    let outcome = tokio::spawn(driver.run(inbound)).await.unwrap_or_else(|panic| resume(panic));
+
+    // Also when it was the core that gave up: the others have to hear of it.
+    stop.cancel();
+    readers.close();
+    let all_ended = async {
+        while tasks.join_next().await.is_some() {}
+        readers.wait().await;
+    };
+    if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
+        warn!(connections = readers.len(), tasks = tasks.len(), "cut what did not end in time");
+    }
+    outcome
+}
+
+/// A bug in the core must not look like a clean end.
+fn resume(error: tokio::task::JoinError) -> ! {
+    match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => panic!("the driver was cancelled: {}", io::Error::other(error)),
+    }
+}

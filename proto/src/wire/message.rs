@@ -1,0 +1,675 @@
+//! The messages, and the one place where a line becomes one.
+
+use std::fmt;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::activity::Activity;
+use super::error::WireError;
+use super::limits::{MAX_DEPTH, quote};
+use super::secret::Secret;
+
+/// The username that needs no secret and can't be registered.
+pub const ANONYMOUS: &str = "anonymous";
+
+/// One message of the plain tree protocol. Field by field as in `proto/README.md`, Messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "command", rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Message {
+    /// A client publishes.
+    #[serde(skip)]
+    ActivityMessage {
+        /// The name the client publishes under.
+        username: String,
+        /// Its secret; not needed for [`ANONYMOUS`].
+        secret: Option<Secret>,
+        /// What it publishes.
+        activity: Activity,
+    },
+    /// An activity on its way to everyone.
+    #[serde(skip)]
+    ActivityBroadcast {
+        /// The activity, stamped with its author.
+        activity: Activity,
+    },
+    /// A dialling server proves that it belongs to the cluster.
+    Authenticate {
+        /// The cluster secret.
+        secret: Secret,
+    },
+    /// The peer gave a wrong secret or had none to give; the connection ends.
+    AuthenticationFail {
+        /// Why, for people.
+        info: String,
+    },
+    /// The peer broke the protocol; the connection ends.
+    InvalidMessage {
+        /// What was wrong, for people.
+        info: String,
+    },
+    /// A server agrees to a registration.
+    LockAllowed {
+        /// The registration.
+        #[serde(flatten)]
+        credentials: Credentials,
+        /// The id of the server that agrees. Servers of the 2018 dialect leave it out.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        server: Option<String>,
+    },
+    /// A server objects to a registration.
+    LockDenied(Credentials),
+    /// A server asks all others whether a registration may go ahead.
+    LockRequest(Credentials),
+    /// A client wants to publish and receive.
+    Login {
+        /// Who it is.
+        username: String,
+        /// Its secret; not needed for [`ANONYMOUS`].
+        #[serde(skip_serializing_if = "Option::is_none")]
+        secret: Option<Secret>,
+    },
+    /// Wrong name or secret; the connection ends.
+    LoginFailed {
+        /// Why, for people.
+        info: String,
+    },
+    /// The client is in.
+    LoginSuccess {
+        /// For people.
+        info: String,
+    },
+    /// The client leaves.
+    Logout,
+    /// The client should log in at another server; the connection ends.
+    Redirect {
+        /// The other server's host.
+        hostname: String,
+        /// The other server's port.
+        port: u16,
+    },
+    /// A client asks for a name.
+    Register(Credentials),
+    /// The name is taken, or could not be had; the connection ends.
+    RegisterFailed {
+        /// Why, for people.
+        info: String,
+    },
+    /// The name is the client's; it can log in.
+    RegisterSuccess {
+        /// For people.
+        info: String,
+    },
+    /// A server says that it lives, where, and how many clients it has.
+    ServerAnnounce(ServerAnnounce),
+}
+
+/// A username and the secret that proves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Credentials {
+    /// The user's name.
+    pub username: String,
+    /// The user's secret.
+    pub secret: Secret,
+}
+
+/// What a server says of itself in SERVER_ANNOUNCE.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServerAnnounce {
+    /// The server's id, unique in the tree.
+    pub id: String,
+    /// How many clients are logged in. An integer in JSON; beyond the range of `i64` it is taken as the nearest bound.
+    pub load: i64,
+    /// Where clients reach it.
+    pub hostname: String,
+    /// The port there. An integer in JSON; what is not a port is kept as it is and never redirected to.
+    pub port: i64,
+}
+
+impl Message {
+    /// Reads one line, line ending removed. Unknown fields are ignored, and so are known fields that the command does
+    /// not have.
+    ///
+    /// INVALID_MESSAGE and AUTHENTICATION_FAIL are recognised whatever their form, since they must never be answered.
+    ///
+    /// # Errors
+    /// The first thing that is wrong with the line; its `Display` is fit to be sent back.
+    pub fn parse(line: &Bytes) -> Result<Self, WireError> {
+        let text = std::str::from_utf8(line).map_err(|_| WireError::NotUtf8)?;
+        match text.trim_ascii_start().as_bytes().first() {
+            None => return Err(WireError::Empty),
+            Some(b'{') => {}
+            Some(_) => {
+                return Err(match serde_json::from_str::<IgnoredAny>(text) {
+                    Ok(_) => WireError::NotAnObject,
+                    Err(error) => WireError::NotJson(error.to_string()),
+                });
+            }
+        }
+        let fields = Fields::read(text)?;
+        let command = fields.command()?;
+        if !matches!(&*command, "INVALID_MESSAGE" | "AUTHENTICATION_FAIL") {
+            if let Some(field) = fields.duplicate {
+                return Err(WireError::DuplicateField(field));
+            }
+            if is_deeper_than(MAX_DEPTH, line) {
+                return Err(WireError::TooDeep);
+            }
+        }
+        fields.message(&command, line)
+    }
+
+    /// The message's name on the wire.
+    pub fn command(&self) -> &'static str {
+        match self {
+            Self::ActivityBroadcast { .. } => "ACTIVITY_BROADCAST",
+            Self::ActivityMessage { .. } => "ACTIVITY_MESSAGE",
+            Self::Authenticate { .. } => "AUTHENTICATE",
+            Self::AuthenticationFail { .. } => "AUTHENTICATION_FAIL",
+            Self::InvalidMessage { .. } => "INVALID_MESSAGE",
+            Self::LockAllowed { .. } => "LOCK_ALLOWED",
+            Self::LockDenied(_) => "LOCK_DENIED",
+            Self::LockRequest(_) => "LOCK_REQUEST",
+            Self::Login { .. } => "LOGIN",
+            Self::LoginFailed { .. } => "LOGIN_FAILED",
+            Self::LoginSuccess { .. } => "LOGIN_SUCCESS",
+            Self::Logout => "LOGOUT",
+            Self::Redirect { .. } => "REDIRECT",
+            Self::Register(_) => "REGISTER",
+            Self::RegisterFailed { .. } => "REGISTER_FAILED",
+            Self::RegisterSuccess { .. } => "REGISTER_SUCCESS",
+            Self::ServerAnnounce(_) => "SERVER_ANNOUNCE",
+        }
+    }
+
+    /// The line for this message, `\n` included.
+    pub fn to_line(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(128);
+        match self {
+            Self::ActivityBroadcast { activity } => {
+                put_object(&mut out, "ACTIVITY_BROADCAST", None, None, activity);
+            }
+            Self::ActivityMessage { username, secret, activity } => {
+                put_object(&mut out, "ACTIVITY_MESSAGE", Some(username), secret.as_ref(), activity);
+            }
+            // Serialising strings and integers into memory has no way to fail.
+            other => drop(serde_json::to_writer((&mut out).writer(), other)),
+        }
+        out.put_u8(b'\n');
+        out.freeze()
+    }
+}
+
+/// The two messages that carry an activity, whose bytes must not be touched.
+fn put_object(
+    out: &mut BytesMut,
+    command: &'static str,
+    username: Option<&str>,
+    secret: Option<&Secret>,
+    activity: &Activity,
+) {
+    #[derive(Serialize)]
+    struct Head<'a> {
+        command: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        username: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        secret: Option<&'a Secret>,
+    }
+    // Serialising strings into memory has no way to fail.
+    drop(serde_json::to_writer((&mut *out).writer(), &Head { command, username, secret }));
+    out.truncate(out.len().saturating_sub(1));
+    out.put_slice(b",\"activity\":");
+    out.put_slice(activity.as_bytes());
+    out.put_u8(b'}');
+}
+
+/// Whether objects and arrays are nested deeper than `limit`. `json` must be well-formed.
+pub(super) fn is_deeper_than(limit: usize, json: &[u8]) -> bool {
+    // Few lines hold as many brackets as the limit; for all others counting is enough.
+    if memchr::memchr2_iter(b'{', b'[', json).nth(limit).is_none() {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limit {
+            return true;
+        }
+    }
+    false
+}
+
+/// Every field any message has, as raw JSON: which of them count, and with which type, is known once the command is.
+#[derive(Default)]
+struct Fields<'a> {
+    command: Option<&'a RawValue>,
+    activity: Option<&'a RawValue>,
+    hostname: Option<&'a RawValue>,
+    id: Option<&'a RawValue>,
+    info: Option<&'a RawValue>,
+    load: Option<&'a RawValue>,
+    port: Option<&'a RawValue>,
+    secret: Option<&'a RawValue>,
+    server: Option<&'a RawValue>,
+    username: Option<&'a RawValue>,
+    duplicate: Option<&'static str>,
+}
+
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "snake_case")]
+enum FieldName {
+    Command,
+    Activity,
+    Hostname,
+    Id,
+    Info,
+    Load,
+    Port,
+    Secret,
+    Server,
+    Username,
+    #[serde(other)]
+    Unknown,
+}
+
+impl<'a> Fields<'a> {
+    fn read(text: &'a str) -> Result<Self, WireError> {
+        struct FieldsVisitor;
+        impl<'de> Visitor<'de> for FieldsVisitor {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(name) = map.next_key()? {
+                    let Some((name, slot)) = fields.slot(&name) else {
+                        map.next_value::<IgnoredAny>()?;
+                        continue;
+                    };
+                    if slot.replace(map.next_value()?).is_some() {
+                        fields.duplicate = Some(name);
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        let mut json = serde_json::Deserializer::from_str(text);
+        let fields = json.deserialize_map(FieldsVisitor).and_then(|fields| json.end().map(|()| fields));
+        fields.map_err(|error| WireError::NotJson(error.to_string()))
+    }
+
+    fn slot(&mut self, name: &FieldName) -> Option<(&'static str, &mut Option<&'a RawValue>)> {
+        Some(match name {
+            FieldName::Command => ("command", &mut self.command),
+            FieldName::Activity => ("activity", &mut self.activity),
+            FieldName::Hostname => ("hostname", &mut self.hostname),
+            FieldName::Id => ("id", &mut self.id),
+            FieldName::Info => ("info", &mut self.info),
+            FieldName::Load => ("load", &mut self.load),
+            FieldName::Port => ("port", &mut self.port),
+            FieldName::Secret => ("secret", &mut self.secret),
+            FieldName::Server => ("server", &mut self.server),
+            FieldName::Username => ("username", &mut self.username),
+            FieldName::Unknown => return None,
+        })
+    }
+
+    fn command(&self) -> Result<String, WireError> {
+        let raw = self.command.ok_or(WireError::NoCommand)?;
+        let wrong = WireError::WrongType { command: "message", field: "command", expected: "a string" };
+        serde_json::from_str(raw.get()).map_err(|_| wrong)
+    }
+
+    fn message(&self, command: &str, line: &Bytes) -> Result<Message, WireError> {
+        let of = |command| Of { command, fields: self, line };
+        Ok(match command {
+            "ACTIVITY_BROADCAST" => Message::ActivityBroadcast { activity: of("ACTIVITY_BROADCAST").activity()? },
+            "ACTIVITY_MESSAGE" => {
+                let of = of("ACTIVITY_MESSAGE");
+                let (username, secret) = of.login()?;
+                Message::ActivityMessage { username, secret, activity: of.activity()?.check_keys()? }
+            }
+            "AUTHENTICATE" => Message::Authenticate { secret: of("AUTHENTICATE").secret()? },
+            // Whatever their form: what they say is only logged.
+            "AUTHENTICATION_FAIL" => {
+                Message::AuthenticationFail { info: of("AUTHENTICATION_FAIL").info().unwrap_or_default() }
+            }
+            "INVALID_MESSAGE" => Message::InvalidMessage { info: of("INVALID_MESSAGE").info().unwrap_or_default() },
+            "LOCK_ALLOWED" => {
+                let of = of("LOCK_ALLOWED");
+                Message::LockAllowed {
+                    credentials: of.credentials()?,
+                    server: of.optional_string("server", self.server)?,
+                }
+            }
+            "LOCK_DENIED" => Message::LockDenied(of("LOCK_DENIED").credentials()?),
+            "LOCK_REQUEST" => Message::LockRequest(of("LOCK_REQUEST").credentials()?),
+            "LOGIN" => {
+                let (username, secret) = of("LOGIN").login()?;
+                Message::Login { username, secret }
+            }
+            "LOGIN_FAILED" => Message::LoginFailed { info: of("LOGIN_FAILED").info()? },
+            "LOGIN_SUCCESS" => Message::LoginSuccess { info: of("LOGIN_SUCCESS").info()? },
+            "LOGOUT" => Message::Logout,
+            "REDIRECT" => of("REDIRECT").redirect()?,
+            "REGISTER" => Message::Register(of("REGISTER").credentials()?),
+            "REGISTER_FAILED" => Message::RegisterFailed { info: of("REGISTER_FAILED").info()? },
+            "REGISTER_SUCCESS" => Message::RegisterSuccess { info: of("REGISTER_SUCCESS").info()? },
+            "SERVER_ANNOUNCE" => Message::ServerAnnounce(of("SERVER_ANNOUNCE").announce()?),
+            unknown => return Err(WireError::UnknownCommand(quote(unknown))),
+        })
+    }
+}
+
+/// The fields as one command sees them.
+struct Of<'a> {
+    command: &'static str,
+    fields: &'a Fields<'a>,
+    line: &'a Bytes,
+}
+
+impl Of<'_> {
+    fn wrong(&self, field: &'static str, expected: &'static str) -> WireError {
+        WireError::WrongType { command: self.command, field, expected }
+    }
+
+    fn missing(&self, field: &'static str) -> WireError {
+        WireError::MissingField { command: self.command, field }
+    }
+
+    fn optional_string(&self, field: &'static str, raw: Option<&RawValue>) -> Result<Option<String>, WireError> {
+        raw.map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong(field, "a string"))).transpose()
+    }
+
+    fn string(&self, field: &'static str, raw: Option<&RawValue>) -> Result<String, WireError> {
+        self.optional_string(field, raw)?.ok_or_else(|| self.missing(field))
+    }
+
+    fn integer(&self, field: &'static str, raw: Option<&RawValue>) -> Result<i64, WireError> {
+        let digits = raw.ok_or_else(|| self.missing(field))?.get();
+        let (negative, magnitude) = digits.strip_prefix('-').map_or((false, digits), |rest| (true, rest));
+        if magnitude.is_empty() || !magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(self.wrong(field, "an integer"));
+        }
+        Ok(digits.parse().unwrap_or(if negative { i64::MIN } else { i64::MAX }))
+    }
+
+    fn info(&self) -> Result<String, WireError> {
+        self.string("info", self.fields.info)
+    }
+
+    fn secret(&self) -> Result<Secret, WireError> {
+        self.string("secret", self.fields.secret).map(Secret::from)
+    }
+
+    fn credentials(&self) -> Result<Credentials, WireError> {
+        Ok(Credentials { username: self.string("username", self.fields.username)?, secret: self.secret()? })
+    }
+
+    /// A username, and the secret that only [`ANONYMOUS`] can do without.
+    fn login(&self) -> Result<(String, Option<Secret>), WireError> {
+        let username = self.string("username", self.fields.username)?;
+        let secret = self.optional_string("secret", self.fields.secret)?;
+        if secret.is_none() && username != ANONYMOUS {
+            return Err(self.missing("secret"));
+        }
+        Ok((username, secret.map(Secret::from)))
+    }
+
+    fn activity(&self) -> Result<Activity, WireError> {
+        let raw = self.fields.activity.ok_or_else(|| self.missing("activity"))?.get();
+        if !raw.starts_with('{') {
+            return Err(self.wrong("activity", "an object"));
+        }
+        Ok(Activity::from_checked(self.line.slice_ref(raw.as_bytes())))
+    }
+
+    fn announce(&self) -> Result<ServerAnnounce, WireError> {
+        Ok(ServerAnnounce {
+            id: self.string("id", self.fields.id)?,
+            load: self.integer("load", self.fields.load)?,
+            hostname: self.string("hostname", self.fields.hostname)?,
+            port: self.integer("port", self.fields.port)?,
+        })
+    }
+
+    fn redirect(&self) -> Result<Message, WireError> {
+        let hostname = self.string("hostname", self.fields.hostname)?;
+        let port = self.integer("port", self.fields.port)?;
+        let port = u16::try_from(port).map_err(|_| self.wrong("port", "a port number"))?;
+        Ok(Message::Redirect { hostname, port })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Message, WireError> {
+        Message::parse(&Bytes::copy_from_slice(line.as_bytes()))
+    }
+
+    fn credentials() -> Credentials {
+        Credentials { username: "aaron".into(), secret: "s3".into() }
+    }
+
+    /// One of each, with the exact bytes it has on the wire.
+    fn examples() -> Vec<(Message, &'static str)> {
+        let info = || String::from("text");
+        let activity = || Activity::parse(r#"{"n":1.0}"#).unwrap();
+        vec![
+            (
+                Message::ActivityMessage { username: "aaron".into(), secret: Some("s3".into()), activity: activity() },
+                r#"{"command":"ACTIVITY_MESSAGE","username":"aaron","secret":"s3","activity":{"n":1.0}}"#,
+            ),
+            (
+                Message::ActivityMessage { username: ANONYMOUS.into(), secret: None, activity: activity() },
+                r#"{"command":"ACTIVITY_MESSAGE","username":"anonymous","activity":{"n":1.0}}"#,
+            ),
+            (
+                Message::ActivityBroadcast { activity: activity() },
+                r#"{"command":"ACTIVITY_BROADCAST","activity":{"n":1.0}}"#,
+            ),
+            (Message::Authenticate { secret: "s3".into() }, r#"{"command":"AUTHENTICATE","secret":"s3"}"#),
+            (Message::AuthenticationFail { info: info() }, r#"{"command":"AUTHENTICATION_FAIL","info":"text"}"#),
+            (Message::InvalidMessage { info: info() }, r#"{"command":"INVALID_MESSAGE","info":"text"}"#),
+            (
+                Message::LockAllowed { credentials: credentials(), server: Some("id".into()) },
+                r#"{"command":"LOCK_ALLOWED","username":"aaron","secret":"s3","server":"id"}"#,
+            ),
+            (
+                Message::LockAllowed { credentials: credentials(), server: None },
+                r#"{"command":"LOCK_ALLOWED","username":"aaron","secret":"s3"}"#,
+            ),
+            (Message::LockDenied(credentials()), r#"{"command":"LOCK_DENIED","username":"aaron","secret":"s3"}"#),
+            (Message::LockRequest(credentials()), r#"{"command":"LOCK_REQUEST","username":"aaron","secret":"s3"}"#),
+            (
+                Message::Login { username: "aaron".into(), secret: Some("s3".into()) },
+                r#"{"command":"LOGIN","username":"aaron","secret":"s3"}"#,
+            ),
+            (
+                Message::Login { username: ANONYMOUS.into(), secret: None },
+                r#"{"command":"LOGIN","username":"anonymous"}"#,
+            ),
+            (Message::LoginFailed { info: info() }, r#"{"command":"LOGIN_FAILED","info":"text"}"#),
+            (Message::LoginSuccess { info: info() }, r#"{"command":"LOGIN_SUCCESS","info":"text"}"#),
+            (Message::Logout, r#"{"command":"LOGOUT"}"#),
+            (
+                Message::Redirect { hostname: "h".into(), port: 3780 },
+                r#"{"command":"REDIRECT","hostname":"h","port":3780}"#,
+            ),
+            (Message::Register(credentials()), r#"{"command":"REGISTER","username":"aaron","secret":"s3"}"#),
+            (Message::RegisterFailed { info: info() }, r#"{"command":"REGISTER_FAILED","info":"text"}"#),
+            (Message::RegisterSuccess { info: info() }, r#"{"command":"REGISTER_SUCCESS","info":"text"}"#),
+            (
+                Message::ServerAnnounce(ServerAnnounce { id: "x".into(), load: 2, hostname: "h".into(), port: 3780 }),
+                r#"{"command":"SERVER_ANNOUNCE","id":"x","load":2,"hostname":"h","port":3780}"#,
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_message_has_these_bytes_and_comes_back_from_them() {
+        for (message, line) in examples() {
+            assert_eq!(std::str::from_utf8(&message.to_line()).unwrap(), format!("{line}\n"));
+            assert_eq!(parse(line).unwrap(), message);
+            assert!(line.starts_with(&format!(r#"{{"command":"{}""#, message.command())));
+        }
+    }
+
+    #[test]
+    fn field_order_white_space_and_unknown_fields_mean_nothing() {
+        let spaced = r#" { "secret" : "s3" , "x":[{"command":"LOGOUT"}], "port":"not ours", "username":"aaron", "command":"LOGIN" } "#;
+        assert_eq!(parse(spaced).unwrap(), Message::Login { username: "aaron".into(), secret: Some("s3".into()) });
+    }
+
+    #[test]
+    fn each_way_to_be_invalid_is_told_apart() {
+        use WireError as E;
+        let wrong = |command, field, expected| E::WrongType { command, field, expected };
+        for (line, error) in [
+            ("", E::Empty),
+            ("  \t", E::Empty),
+            ("[]", E::NotAnObject),
+            ("5", E::NotAnObject),
+            (r#"["LOGIN"]"#, E::NotAnObject),
+            ("{}", E::NoCommand),
+            (r#"{"Command":"LOGOUT"}"#, E::NoCommand),
+            (r#"{"command":5}"#, wrong("message", "command", "a string")),
+            (r#"{"command":null}"#, wrong("message", "command", "a string")),
+            (r#"{"command":"logout"}"#, E::UnknownCommand("logout".into())),
+            (r#"{"command":"LOGOUT","command":"LOGOUT"}"#, E::DuplicateField("command")),
+            (r#"{"command":"LOGIN"}"#, E::MissingField { command: "LOGIN", field: "username" }),
+            (r#"{"command":"LOGIN","username":"aaron"}"#, E::MissingField { command: "LOGIN", field: "secret" }),
+            (r#"{"command":"LOGIN","username":"anonymous","secret":5}"#, wrong("LOGIN", "secret", "a string")),
+            (r#"{"command":"LOGIN","username":"anonymous","secret":null}"#, wrong("LOGIN", "secret", "a string")),
+            (r#"{"command":"LOGIN","username":["a"],"secret":"x"}"#, wrong("LOGIN", "username", "a string")),
+            (
+                r#"{"command":"LOCK_ALLOWED","username":"a","secret":"b","server":7}"#,
+                wrong("LOCK_ALLOWED", "server", "a string"),
+            ),
+            (
+                r#"{"command":"SERVER_ANNOUNCE","id":"a","load":1.0,"hostname":"h","port":1}"#,
+                wrong("SERVER_ANNOUNCE", "load", "an integer"),
+            ),
+            (
+                r#"{"command":"SERVER_ANNOUNCE","id":"a","load":1,"hostname":"h","port":"1"}"#,
+                wrong("SERVER_ANNOUNCE", "port", "an integer"),
+            ),
+            (
+                r#"{"command":"ACTIVITY_MESSAGE","username":"anonymous","activity":[]}"#,
+                wrong("ACTIVITY_MESSAGE", "activity", "an object"),
+            ),
+            (
+                r#"{"command":"ACTIVITY_BROADCAST"}"#,
+                E::MissingField { command: "ACTIVITY_BROADCAST", field: "activity" },
+            ),
+        ] {
+            assert_eq!(parse(line), Err(error), "{line}");
+        }
+        for line in
+            ["hello", "{", r#"{"command":"LOGOUT"} x"#, r#"{"command":"LOGOUT",}"#, "{'command':'LOGOUT'}", "nul"]
+        {
+            assert!(matches!(parse(line), Err(E::NotJson(_))), "{line}");
+        }
+        assert_eq!(Message::parse(&Bytes::from_static(b"{\"command\":\"LOGOUT\",\"x\":\"\xff\"}")), Err(E::NotUtf8));
+    }
+
+    #[test]
+    fn a_refusal_is_recognised_whatever_its_form() {
+        let deep = format!(r#"{{"command":"INVALID_MESSAGE","info":{}1{}}}"#, "[".repeat(300), "]".repeat(300));
+        for line in [r#"{"command":"INVALID_MESSAGE"}"#, r#"{"info":5,"info":6,"command":"INVALID_MESSAGE"}"#, &deep] {
+            assert_eq!(parse(line).unwrap(), Message::InvalidMessage { info: String::new() });
+        }
+        let fail = parse(r#"{"command":"AUTHENTICATION_FAIL","info":[]}"#).unwrap();
+        assert_eq!(fail, Message::AuthenticationFail { info: String::new() });
+    }
+
+    #[test]
+    fn nesting_is_bounded_without_recursion() {
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            parse(&format!(r#"{{"command":"ACTIVITY_BROADCAST","activity":{{"a":{open}"[[[\"[[["{close}}}}}"#))
+        };
+        assert!(nested(MAX_DEPTH - 2).is_ok());
+        assert_eq!(nested(MAX_DEPTH - 1), Err(WireError::TooDeep));
+        assert_eq!(nested(400_000), Err(WireError::TooDeep));
+        let flat = format!(r#"{{"command":"LOGOUT","x":[{}1]}}"#, "[],".repeat(1000));
+        assert_eq!(parse(&flat), Ok(Message::Logout));
+    }
+
+    #[test]
+    fn integers_out_of_range_are_taken_as_the_nearest_bound() {
+        let load = |text: &str| match parse(&format!(
+            r#"{{"command":"SERVER_ANNOUNCE","id":"a","load":{text},"hostname":"h","port":1}}"#
+        )) {
+            Ok(Message::ServerAnnounce(announce)) => announce.load,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(load("9223372036854775808"), i64::MAX);
+        assert_eq!(load("-99999999999999999999999"), i64::MIN);
+        assert_eq!(load("-3"), -3);
+    }
+
+    #[test]
+    fn an_answer_never_shows_a_value_and_quotes_a_command_only_in_part() {
+        let error = parse(&format!(r#"{{"command":"{}"}}"#, "x".repeat(100_000))).unwrap_err();
+        assert!(error.to_string().len() < 300);
+        let error = parse(r#"{"command":"LOGIN","username":"a","secret":["hunter2"]}"#).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+        let error = parse(r#"{"command":"LOGIN","username":"a","secret":"hunter2"#).unwrap_err();
+        assert!(!error.to_string().contains("hunter2"));
+    }
+
+    proptest! {
+        #[test]
+        fn strings_of_any_content_survive_the_round_trip(username in "\\PC*", secret in ".*", server in any::<Option<String>>()) {
+            let credentials = Credentials { username, secret: secret.into() };
+            for message in [
+                Message::Register(credentials.clone()),
+                Message::LockAllowed { credentials, server },
+            ] {
+                let line = message.to_line();
+                let line = line.slice(..line.len() - 1);
+                prop_assert!(!line.contains(&b'\n'));
+                prop_assert_eq!(Message::parse(&line), Ok(message));
+            }
+        }
+
+        #[test]
+        fn a_mutated_line_is_refused_or_read_and_never_panics(
+            which in 0_usize..20, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..6),
+        ) {
+            let (_, line) = examples().remove(which);
+            let mut bytes = line.as_bytes().to_vec();
+            for (at, byte, edit) in edits {
+                let at = at.index(bytes.len().max(1));
+                match edit {
+                    0 if at < bytes.len() => bytes[at] = byte,
+                    1 if at < bytes.len() => { bytes.remove(at); }
+                    _ => bytes.insert(at.min(bytes.len()), byte),
+                }
+            }
+            if let Ok(message) = Message::parse(&Bytes::from(bytes)) {
+                let line = message.to_line();
+                prop_assert_eq!(Message::parse(&line.slice(..line.len() - 1)), Ok(message));
+            }
+        }
+    }
+}
