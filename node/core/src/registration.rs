@@ -215,6 +215,6 @@ impl Node {
     fn locks_fit(&self, credentials: &Credentials) -> bool {
         let server = Some(self.config.id.clone());
         let allowed = Message::LockAllowed { credentials: credentials.clone(), server };
-        allowed.to_line().len() <= self.config.max_line
+        allowed.to_line().len() - 1 <= self.config.max_line
     }
 }
