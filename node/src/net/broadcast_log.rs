@@ -18,6 +18,10 @@ impl BroadcastLog {
         Self(RwLock::new(Log::new(max_bytes)))
     }
 
+    pub(super) fn start(&self) -> Position {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).start()
+    }
+
     pub(super) fn end(&self) -> Position {
         self.0.read().unwrap_or_else(PoisonError::into_inner).end()
     }

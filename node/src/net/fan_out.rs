@@ -247,12 +247,21 @@ impl FanOut {
         }
     }
 
+    /// Looks how far behind everybody is, also those who are blocked: whoever has fallen off the log can't be served any
+    /// more, whether or not its socket ever takes something again.
     fn report(&mut self, now: Instant) {
+        let start = self.log.start();
         let mut tally = Tally::default();
-        for served in self.served.values() {
-            if let Some((lag, still, is_link)) = served.writer.lag(self.until, now) {
+        self.turn.clear();
+        for (connection, served) in &self.served {
+            if served.writer.has_fallen_off(start) {
+                self.turn.push(*connection);
+            } else if let Some((lag, still, is_link)) = served.writer.lag(self.until, now) {
                 tally.count(self.pace.max_lag(), lag, still, is_link);
             }
+        }
+        while let Some(connection) = self.turn.pop() {
+            self.drop_failed(connection, CloseReason::TooSlow);
         }
         self.tally = tally;
         self.pace.report(self.index, tally);

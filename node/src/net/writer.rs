@@ -136,6 +136,11 @@ impl Writer {
         Some((end.0.saturating_sub(cursor.position().0), now.saturating_duration_since(self.moved), self.is_link))
     }
 
+    /// Whether the log, which starts at `start`, no longer holds what comes next.
+    pub(super) fn has_fallen_off(&self, start: Position) -> bool {
+        self.cursor.as_ref().is_some_and(|cursor| cursor.position() < start)
+    }
+
     /// Writes what there is up to `until`, as far as the socket takes it.
     ///
     /// # Errors

@@ -1,0 +1,131 @@
+//! From flags, files and the environment to an address and an identity.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+use arborcast_client::address::DEFAULT_PORT;
+use arborcast_client::{Address, Credentials, Identity, Secret};
+use arborcast_proto::wire::message::ANONYMOUS;
+
+use super::failure::Failure;
+
+/// Where a secret is looked for when no flag gives one.
+const SECRET_VARIABLE: &str = "ARBORCAST_SECRET";
+
+/// The options that every command takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Who to log in as; without it anonymous.
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub(crate) username: Option<String>,
+    /// The user's secret. Other users of this machine may see it in the list of processes; --secret-file and the
+    /// environment variable ARBORCAST_SECRET do not show it.
+    #[arg(short, long, global = true)]
+    secret: Option<Secret>,
+    /// A file whose first line is the user's secret.
+    #[arg(long, global = true, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// The server to connect to; -rh for short.
+    #[arg(long, global = true, value_name = "HOST", default_value = "localhost")]
+    remote_hostname: String,
+    /// The server's port; -rp for short.
+    #[arg(long, global = true, value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    remote_port: u16,
+    /// Log to standard error what happens; RUST_LOG says it more finely.
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
+}
+
+impl Args {
+    pub(crate) fn server(&self) -> Result<Address, Failure> {
+        Address::new(self.remote_hostname.as_str(), self.remote_port).map_err(Failure::BadAddress)
+    }
+
+    /// Who to log in as, when it must be possible without registering.
+    pub(crate) fn identity(&self) -> Result<Identity, Failure> {
+        match self.user()? {
+            None => Ok(Identity::Anonymous),
+            Some((username, Some(secret))) => Ok(Identity::User(Credentials { username, secret })),
+            Some((username, None)) => Err(Failure::NoSecret { username }),
+        }
+    }
+
+    /// The user, if one is named, and the user's secret, if one is given.
+    pub(crate) fn user(&self) -> Result<Option<(String, Option<Secret>)>, Failure> {
+        let secret = match (&self.secret, &self.secret_file) {
+            (Some(_), Some(_)) => return Err(Failure::TwoSecrets),
+            (Some(secret), None) => Some(secret.clone()),
+            (None, Some(file)) => Some(read_secret(file)?),
+            (None, None) => None,
+        };
+        match self.username.as_deref() {
+            None | Some(ANONYMOUS) if secret.is_some() => Err(Failure::NoUsername),
+            None | Some(ANONYMOUS) => Ok(None),
+            Some(username) => Ok(Some((username.to_owned(), secret.or_else(secret_of_environment)))),
+        }
+    }
+}
+
+fn secret_of_environment() -> Option<Secret> {
+    env::var(SECRET_VARIABLE).ok().filter(|text| !text.is_empty()).map(Secret::from)
+}
+
+fn read_secret(path: &Path) -> Result<Secret, Failure> {
+    let text = fs::read_to_string(path).map_err(|cause| Failure::SecretFile { path: path.to_owned(), cause })?;
+    match text.lines().next() {
+        Some(secret) if !secret.is_empty() => Ok(secret.into()),
+        _ => Err(Failure::EmptySecretFile { path: path.to_owned() }),
+    }
+}
+
+/// A secret of 128 random bits.
+pub(crate) fn random_secret() -> Secret {
+    format!("{:032x}", rand::random::<u128>()).into()
+}
+
+/// Gives the original's one-dash names of two letters, which clap doesn't know, their long form.
+pub(crate) fn with_long_names(args: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let mut only_values_follow = false;
+    args.map(move |arg| {
+        only_values_follow |= arg == "--";
+        match arg.to_str() {
+            Some(text) if !only_values_follow => long_name(text).map_or(arg, OsString::from),
+            _ => arg,
+        }
+    })
+}
+
+fn long_name(arg: &str) -> Option<String> {
+    let (name, value) = arg.split_at_checked(3)?;
+    let long = match name {
+        "-rh" => "--remote-hostname",
+        "-rp" => "--remote-port",
+        _ => return None,
+    };
+    (value.is_empty() || value.starts_with('=')).then(|| format!("{long}{value}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_originals_names_become_long_ones_and_nothing_else_changes() {
+        for (given, expected) in [
+            ("-rh h -rp 1", "--remote-hostname h --remote-port 1"),
+            ("send -rh=h -rp=1", "send --remote-hostname=h --remote-port=1"),
+            ("-rhx -r -h -rp1 --rh rh", "-rhx -r -h -rp1 --rh rh"),
+            ("-rh h -- -rh", "--remote-hostname h -- -rh"),
+        ] {
+            let translated: Vec<_> = with_long_names(given.split(' ').map(OsString::from)).collect();
+            assert_eq!(translated, expected.split(' ').collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn random_secrets_are_long_and_differ() {
+        assert_eq!(random_secret().expose().len(), 32);
+        assert_ne!(random_secret(), random_secret());
+    }
+}

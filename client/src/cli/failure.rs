@@ -1,0 +1,81 @@
+//! Every way to end badly: one sentence each, and an exit code.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use arborcast_client::Error;
+use arborcast_client::address::AddressError;
+use thiserror::Error;
+
+use super::output::say;
+
+/// Why the command did not do what it was asked to.
+#[derive(Debug, Error)]
+pub(crate) enum Failure {
+    /// The activity on the command line is none.
+    #[error("the activity is {reason}")]
+    BadActivity { reason: String },
+    /// Host or port on the command line can't be.
+    #[error("{0}")]
+    BadAddress(AddressError),
+    /// A line of standard input is no activity.
+    #[error("line {number} is {reason}; what stands before it was taken ({taken}), nothing from it on was sent")]
+    BadLine { number: u64, reason: String, taken: u64 },
+    /// The file is there but says nothing.
+    #[error("there is no secret in the first line of {}", path.display())]
+    EmptySecretFile { path: PathBuf },
+    /// Standard input can't be read.
+    #[error("cannot read standard input: {0}")]
+    Input(io::Error),
+    /// A signal came before everything was taken.
+    #[error("interrupted; {taken} of {published} activities were taken")]
+    Interrupted { exit_code: u8, taken: u64, published: u64 },
+    /// A name can't log in without its secret.
+    #[error(
+        "there is no secret for {username}: give it with --secret, --secret-file or ARBORCAST_SECRET, or make one with \
+         `arborcast register -u {username}`"
+    )]
+    NoSecret { username: String },
+    /// A secret needs a name.
+    #[error("a username is missing: give it with -u NAME")]
+    NoUsername,
+    /// Standard output can't be written, for another reason than that nobody reads it.
+    #[error("cannot write to standard output: {0}")]
+    Output(io::Error),
+    /// The system doesn't give what every program needs.
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    /// The file can't be read.
+    #[error("cannot read the secret from {}: {cause}", path.display())]
+    SecretFile { path: PathBuf, cause: io::Error },
+    /// Something between us and the server.
+    #[error(transparent)]
+    Session(#[from] Error),
+    /// Two secrets, and it is not for us to choose.
+    #[error("give either --secret or --secret-file, not both")]
+    TwoSecrets,
+    /// The session ended while there was more to send.
+    #[error("{cause}; {taken} of {published} activities were taken")]
+    Unfinished { cause: Error, taken: u64, published: u64 },
+}
+
+impl Failure {
+    /// Says it on standard error.
+    pub(crate) fn report(&self) -> ExitCode {
+        say(self);
+        ExitCode::from(match self {
+            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoUsername | Self::TwoSecrets => 2,
+            Self::Interrupted { exit_code, .. } => *exit_code,
+            Self::BadActivity { .. }
+            | Self::BadLine { .. }
+            | Self::EmptySecretFile { .. }
+            | Self::Input(_)
+            | Self::Output(_)
+            | Self::Runtime(_)
+            | Self::SecretFile { .. }
+            | Self::Session(_)
+            | Self::Unfinished { .. } => 1,
+        })
+    }
+}

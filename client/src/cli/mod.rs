@@ -1,0 +1,154 @@
+//! The command line: what can be asked for, and how the answer becomes an exit code.
+//!
+//! - `args`: flags, files and the environment become an address and an identity.
+//! - `failure`: every way to end badly, its sentence and its exit code.
+//! - `listen`, `send`, `register`, `interactive`: a file per command.
+//! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
+
+mod args;
+mod failure;
+mod input;
+mod interactive;
+mod interrupt;
+mod listen;
+mod output;
+mod register;
+mod send;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio::runtime;
+use tracing_subscriber::EnvFilter;
+
+use args::Args;
+use failure::Failure;
+
+const EXAMPLES: &str = "\
+Without a command: prints what arrives, one JSON activity per line, and sends each JSON object typed. At the end of the \
+input it waits until everything is taken, and leaves. With a username and no secret it registers the name first, with \
+a random secret that it prints on standard error.
+
+Examples:
+  arborcast                                    join localhost:3780 as anonymous
+  arborcast -rh node1.example -rp 4000         join another server
+  arborcast -u aaron                           register aaron, then join
+  arborcast listen | jq .verb                  what everybody does, live
+  arborcast send '{\"verb\":\"waves\"}'            say one thing
+  arborcast send < activities.jsonl            say many
+
+Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted while sending.";
+
+const LISTEN_EXAMPLES: &str = "\
+One JSON object per line, flushed as they arrive. Ends with exit code 0 on Ctrl-C, on SIGTERM, and when nobody reads \
+its output any more.
+
+Examples:
+  arborcast listen | jq .verb
+  arborcast listen --count 1
+  arborcast listen -u aaron --secret-file aaron.secret -rh node1.example";
+
+const SEND_EXAMPLES: &str = "\
+Without ACTIVITY, every line of standard input is one; blank lines are skipped. The first line that is not a JSON \
+object ends it: everything before that line is sent, nothing from it on, and the exit code is 1. The exit code is 0 \
+only when the server has taken everything, which is known because everything came back.
+
+Examples:
+  arborcast send '{\"verb\":\"waves\"}'
+  arborcast send -u aaron --secret-file aaron.secret < activities.jsonl
+  tail -f log.jsonl | arborcast send -rh node1.example";
+
+const REGISTER_EXAMPLES: &str = "\
+Without a secret it makes a random one and prints it on standard output, alone on its line. What the server says goes \
+to standard error.
+
+Examples:
+  arborcast register -u aaron > aaron.secret && arborcast -u aaron --secret-file aaron.secret
+  ARBORCAST_SECRET=... arborcast register -u aaron";
+
+/// Publish to and receive from a tree of arborcast nodes.
+#[derive(Parser)]
+#[command(name = "arborcast", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print every activity that arrives, one per line.
+    #[command(after_help = LISTEN_EXAMPLES)]
+    Listen {
+        /// Stop after so many activities.
+        #[arg(long, value_name = "N")]
+        count: Option<usize>,
+    },
+    /// Publish one activity, or one per line of standard input.
+    #[command(after_help = SEND_EXAMPLES)]
+    Send {
+        /// The activity, a JSON object.
+        activity: Option<String>,
+    },
+    /// Register a username.
+    #[command(after_help = REGISTER_EXAMPLES)]
+    Register,
+}
+
+/// Everything the command does, up to its exit code.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse_from(args::with_long_names(std::env::args_os()));
+    start_logging(cli.args.verbose);
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => return Failure::Runtime(cause).report(),
+    };
+    let outcome = runtime.block_on(run(cli));
+    // A thread may be waiting for the next line of standard input. Nobody waits for it.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
+        Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
+        Some(Command::Register) => register::run(&cli.args).await,
+        None => interactive::run(&cli.args).await,
+    }
+}
+
+/// Quiet, unless asked by `-v` or by RUST_LOG.
+fn start_logging(verbose: bool) {
+    let by_flag = if verbose { "arborcast=debug,arborcast_client=debug" } else { "off" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_flag));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_command() {
+        for line in ["-u aaron -rh far -rp 4000 listen --count 3", "listen -u aaron --count 3 -rp=4000 -rh=far"] {
+            let cli = Cli::parse_from(args::with_long_names(
+                std::iter::once("arborcast").chain(line.split(' ')).map(Into::into),
+            ));
+            assert!(matches!(cli.command, Some(Command::Listen { count: Some(3) })));
+            assert_eq!(cli.args.username.as_deref(), Some("aaron"));
+            assert_eq!(cli.args.server().unwrap().to_string(), "far:4000");
+        }
+    }
+}

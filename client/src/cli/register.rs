@@ -1,0 +1,26 @@
+//! `arborcast register`.
+
+use std::io::{self, Write as _};
+
+use arborcast_client::{Credentials, Options, register};
+
+use super::args::{Args, random_secret};
+use super::failure::Failure;
+use super::output::say;
+
+pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
+    let (username, secret) = args.user()?.ok_or(Failure::NoUsername)?;
+    let server = args.server()?;
+    let secret = match secret {
+        Some(secret) => secret,
+        None => {
+            let secret = random_secret();
+            // Before the name is taken: were its secret lost on the way, so would be the name.
+            writeln!(io::stdout(), "{}", secret.expose()).map_err(Failure::Output)?;
+            secret
+        }
+    };
+    let info = register(&server, &Credentials { username, secret }, &Options::default()).await?;
+    say(info.replace(char::is_control, "\u{fffd}"));
+    Ok(())
+}

@@ -1,0 +1,331 @@
+//! What a program holds: one login, whichever server it is at.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::{future, mem, vec};
+
+use arborcast_proto::wire::message::ANONYMOUS;
+use arborcast_proto::wire::{Activity, Credentials, Message};
+use futures_util::Stream;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::address::Address;
+use crate::connection::Connection;
+use crate::conversation::{Command, Conversation, Progress, log_in};
+use crate::error::Error;
+use crate::options::Options;
+
+/// How many publishes may wait in front of the window. When it is full, [`Publisher::publish`] waits.
+const WAITING_COMMANDS: usize = 16;
+
+/// How many reads' worth of activities may wait for the program. When it is full, the socket is not read.
+const WAITING_BATCHES: usize = 4;
+
+/// Who logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// Anybody: needs no registration and no secret.
+    Anonymous,
+    /// A registered user.
+    User(Credentials),
+}
+
+impl Identity {
+    /// The name that this identity's activities are stamped with.
+    pub fn username(&self) -> &str {
+        match self {
+            Self::Anonymous => ANONYMOUS,
+            Self::User(credentials) => &credentials.username,
+        }
+    }
+
+    pub(crate) fn login(&self) -> Message {
+        match self.clone() {
+            Self::Anonymous => Message::Login { username: ANONYMOUS.into(), secret: None },
+            Self::User(Credentials { username, secret }) => Message::Login { username, secret: Some(secret) },
+        }
+    }
+
+    pub(crate) fn activity_message(&self, activity: Activity) -> Message {
+        let (username, secret) = match self.clone() {
+            Self::Anonymous => (ANONYMOUS.into(), None),
+            Self::User(Credentials { username, secret }) => (username, Some(secret)),
+        };
+        Message::ActivityMessage { username, secret, activity }
+    }
+}
+
+/// Registers a user, without logging in, and returns what the server says to it.
+///
+/// # Errors
+/// [`Error::RegisterFailed`] when the name is not to be had. After [`Error::NoAnswer`] and [`Error::Lost`] the name may
+/// be registered all the same.
+pub async fn register(server: &Address, credentials: &Credentials, options: &Options) -> Result<String, Error> {
+    let mut connection = Connection::open(server, options).await?;
+    register_on(&mut connection, credentials, options).await
+}
+
+async fn register_on(
+    connection: &mut Connection,
+    credentials: &Credentials,
+    options: &Options,
+) -> Result<String, Error> {
+    match connection.ask(&Message::Register(credentials.clone()), options).await {
+        Ok(Message::RegisterSuccess { info }) => Ok(info),
+        other => Err(connection.fail(other).await),
+    }
+}
+
+/// One login: publishes, and receives what everybody publishes, its own activities included.
+///
+/// Whoever only receives keeps calling [`next`](Self::next). Whoever publishes must go on receiving as well, since
+/// publishing waits for what was published before to come back: use both halves of [`split`](Self::split) in two tasks,
+/// or drop the [`Subscriber`] and publish only.
+#[derive(Debug)]
+pub struct Session {
+    publisher: Publisher,
+    subscriber: Subscriber,
+}
+
+impl Session {
+    /// Logs in at `server`, or wherever it redirects to.
+    ///
+    /// # Errors
+    /// [`Error::LoginFailed`] when the server refuses, and whatever can happen to a connection. What goes wrong after a
+    /// redirection is told by the methods of the session.
+    pub async fn login(server: &Address, identity: &Identity, options: &Options) -> Result<Self, Error> {
+        let mut connection = Connection::open(server, options).await?;
+        log_in(&mut connection, identity, options).await?;
+        Ok(Self::start(connection, identity, options))
+    }
+
+    /// Registers a user, and logs in on the same connection.
+    ///
+    /// # Errors
+    /// Those of [`register`] and of [`login`](Self::login).
+    pub async fn register(server: &Address, credentials: &Credentials, options: &Options) -> Result<Self, Error> {
+        let mut connection = Connection::open(server, options).await?;
+        register_on(&mut connection, credentials, options).await?;
+        let identity = Identity::User(credentials.clone());
+        log_in(&mut connection, &identity, options).await?;
+        Ok(Self::start(connection, &identity, options))
+    }
+
+    fn start(connection: Connection, identity: &Identity, options: &Options) -> Self {
+        let (commands, command_receiver) = mpsc::channel(WAITING_COMMANDS);
+        let (batch_sender, batches) = mpsc::channel(WAITING_BATCHES);
+        let progress = watch::Sender::new(Progress::new(connection.server.clone()));
+        let progress_receiver = progress.subscribe();
+        let conversation =
+            Conversation::new(connection, identity.clone(), options.clone(), command_receiver, batch_sender, progress);
+        let task = Arc::new(AbortOnDropHandle::new(tokio::spawn(conversation.run())));
+        Self {
+            publisher: Publisher {
+                overhead: message_overhead(identity),
+                options: options.clone(),
+                commands,
+                published: AtomicU64::new(0),
+                progress: progress_receiver.clone(),
+                task: Arc::clone(&task),
+            },
+            subscriber: Subscriber {
+                batch: Vec::new().into_iter(),
+                batches,
+                progress: progress_receiver,
+                is_done: false,
+                _task: task,
+            },
+        }
+    }
+
+    /// Two halves, for two tasks. The session ends when both are dropped. Without its [`Subscriber`] a session throws
+    /// away what arrives.
+    pub fn split(self) -> (Publisher, Subscriber) {
+        (self.publisher, self.subscriber)
+    }
+
+    /// See [`Publisher::publish`].
+    ///
+    /// # Errors
+    /// Those of [`Publisher::publish`].
+    pub async fn publish(&self, activity: &Activity) -> Result<(), Error> {
+        self.publisher.publish(activity).await
+    }
+
+    /// See [`Publisher::flush`]. It returns only while what arrives fits into the small buffer for it: behind a
+    /// [`split`](Self::split) there is no such bound.
+    ///
+    /// # Errors
+    /// Those of [`Publisher::flush`].
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.publisher.flush().await
+    }
+
+    /// The next activity; see [`Subscriber::next`].
+    pub async fn next(&mut self) -> Option<Result<Activity, Error>> {
+        self.subscriber.next().await
+    }
+
+    /// Leaves; see [`Publisher::logout`].
+    ///
+    /// # Errors
+    /// Those of [`Publisher::logout`].
+    pub async fn logout(self) -> Result<(), Error> {
+        let (publisher, _) = self.split();
+        publisher.logout().await
+    }
+}
+
+impl Stream for Session {
+    type Item = Result<Activity, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.subscriber).poll_next(cx)
+    }
+}
+
+/// The half of a session that publishes.
+#[derive(Debug)]
+pub struct Publisher {
+    /// How much longer a message is than its activity.
+    overhead: usize,
+    options: Options,
+    commands: mpsc::Sender<Command>,
+    published: AtomicU64,
+    progress: watch::Receiver<Progress>,
+    task: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Publisher {
+    /// Hands an activity over to be sent. Waits while the window ([`Options::window_messages`]) is full of activities
+    /// that have not come back. When this returns the activity is on its way; when [`flush`](Self::flush) returns it has
+    /// been taken. Nothing has been published when it is dropped while waiting.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`], after which the session goes on; or why the session has ended.
+    pub async fn publish(&self, activity: &Activity) -> Result<(), Error> {
+        let (length, limit) = (self.overhead + activity.as_bytes().len(), self.options.max_line);
+        if length > limit {
+            return Err(Error::TooLong { length, limit });
+        }
+        let room = self.commands.reserve().await.map_err(|_| self.ended())?;
+        // Counted before it is handed over: a flush must never wait for too few.
+        self.published.fetch_add(1, Ordering::Relaxed);
+        room.send(Command::Publish(activity.detached()));
+        Ok(())
+    }
+
+    /// Waits until everything published so far has come back.
+    ///
+    /// # Errors
+    /// Why the session has ended, if it did before that.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let published = self.published();
+        let all_taken = self.progress.clone().wait_for(|progress| progress.taken >= published).await.is_ok();
+        if all_taken { Ok(()) } else { Err(self.ended()) }
+    }
+
+    /// How many activities have been published.
+    pub fn published(&self) -> u64 {
+        self.published.load(Ordering::Relaxed)
+    }
+
+    /// How many of them have come back. They come back in their order.
+    pub fn taken(&self) -> u64 {
+        self.progress.borrow().taken
+    }
+
+    /// The server where the session is now.
+    pub fn server(&self) -> Address {
+        self.progress.borrow().server.clone()
+    }
+
+    /// Sends LOGOUT behind what has been published, and waits for the server to close. A [`Subscriber`] still gets what
+    /// arrives until then. Does not wait for what was published to come back: [`flush`](Self::flush) does.
+    ///
+    /// # Errors
+    /// Why the session has ended, if not by this; [`Error::NoAnswer`] when the server took longer to close than
+    /// [`Options::logout_timeout`]. It has ended in any case.
+    pub async fn logout(&self) -> Result<(), Error> {
+        let after = self.options.logout_timeout;
+        let leaving = async {
+            // Where nobody takes it, the session has already ended.
+            let _ = self.commands.send(Command::Logout).await;
+            self.commands.closed().await;
+        };
+        if timeout(after, leaving).await.is_err() {
+            self.task.abort();
+            return Err(Error::NoAnswer { server: self.server(), request: "LOGOUT", after });
+        }
+        self.progress.borrow().error.clone().map_or(Ok(()), Err)
+    }
+
+    fn ended(&self) -> Error {
+        self.progress.borrow().error.clone().unwrap_or(Error::Ended)
+    }
+}
+
+fn message_overhead(identity: &Identity) -> usize {
+    let Ok(empty) = Activity::parse("{}") else { return 0 };
+    identity.activity_message(empty).to_line().len() - "{}\n".len()
+}
+
+/// The half of a session that receives.
+///
+/// As long as it exists its activities must be taken: they are buffered only up to a small bound, and then the server
+/// has to wait, which servers do not do for ever.
+#[derive(Debug)]
+pub struct Subscriber {
+    batch: vec::IntoIter<Activity>,
+    batches: mpsc::Receiver<Vec<Activity>>,
+    progress: watch::Receiver<Progress>,
+    is_done: bool,
+    _task: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Subscriber {
+    /// The next activity. After a logout `None`; otherwise why the session has ended, once, and then `None`. Nothing is
+    /// lost when it is dropped while waiting.
+    ///
+    /// An activity shares its buffer with others that came with it; whoever keeps few of many for long should keep
+    /// [`Activity::detached`] copies.
+    pub async fn next(&mut self) -> Option<Result<Activity, Error>> {
+        future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+
+    /// All the activities that are there, at least one, in their order; otherwise as [`next`](Self::next).
+    pub async fn next_batch(&mut self) -> Option<Result<Vec<Activity>, Error>> {
+        if !self.batch.as_slice().is_empty() {
+            return Some(Ok(mem::take(&mut self.batch).collect()));
+        }
+        match self.batches.recv().await {
+            Some(batch) => Some(Ok(batch)),
+            None => self.end().map(Err),
+        }
+    }
+
+    fn end(&mut self) -> Option<Error> {
+        let is_news = !mem::replace(&mut self.is_done, true);
+        is_news.then(|| self.progress.borrow().error.clone()).flatten()
+    }
+}
+
+impl Stream for Subscriber {
+    type Item = Result<Activity, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(activity) = self.batch.next() {
+                return Poll::Ready(Some(Ok(activity)));
+            }
+            match ready!(self.batches.poll_recv(cx)) {
+                Some(batch) => self.batch = batch.into_iter(),
+                None => return Poll::Ready(self.end().map(Err)),
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! What must hold after every step of a simulated run, whatever happens. It draws no randomness and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use arborcast_proto::wire::{Credentials, Message, Secret};
+use bytes::Bytes;
+
+/// Looks at everything that crosses a wire, and panics at the first thing that must not be.
+#[derive(Default)]
+pub struct Invariants {
+    /// Floods that have crossed each link, in either direction.
+    crossed: BTreeSet<(usize, Bytes)>,
+    /// The highest number each client has got from each author.
+    highest: BTreeMap<(usize, String), u64>,
+    winners: BTreeMap<String, Secret>,
+    /// How many things were looked at, so that a test can see that something was.
+    pub observations: u64,
+}
+
+impl Invariants {
+    /// A line goes over a link between two servers. A flood crosses each link of a tree once: it neither echoes nor is
+    /// doubled. (The tests never send the same activity or the same pair of name and secret twice.)
+    pub fn on_link(&mut self, wire: usize, line: &Bytes) {
+        self.observations += 1;
+        let message = Message::parse(&line.slice(..line.len() - 1)).expect("servers send valid messages");
+        let is_unique = matches!(
+            message,
+            Message::ActivityBroadcast { .. } | Message::LockRequest(_) | Message::LockAllowed { .. }
+        );
+        if is_unique && !self.crossed.insert((wire, line.clone())) {
+            panic!("a flood crossed link {wire} twice: {line:?}");
+        }
+    }
+
+    /// A client gets an activity: each at most once, and each author's in order.
+    pub fn on_activity(&mut self, client: usize, author: &str, number: u64) {
+        self.observations += 1;
+        if let Some(before) = self.highest.insert((client, author.to_owned()), number) {
+            assert!(before < number, "client {client} got {author}'s activity {number} after {before}");
+        }
+    }
+
+    /// A client is told that a name is its own. A name has one owner.
+    pub fn on_registered(&mut self, credentials: &Credentials) {
+        self.observations += 1;
+        let Credentials { username, secret } = credentials;
+        let winner = self.winners.entry(username.clone()).or_insert_with(|| secret.clone());
+        assert!(winner == secret, "{username} was registered twice");
+    }
+
+    /// The names that were registered, with the winners' secrets.
+    pub fn winners(&self) -> &BTreeMap<String, Secret> {
+        &self.winners
+    }
+}

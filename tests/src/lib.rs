@@ -1,0 +1,24 @@
+//! Whole-system tests of arborcast, and what they are made of.
+//!
+//! The black-box tests know nothing of how a server works inside: they start real binaries and talk to them in lines of
+//! JSON, so that each can be held against a sentence of Part I of the protocol.
+//!
+//! - [`process`]: starts real binaries, reads what they print, signals them, and never leaves one behind.
+//! - [`node`]: one running server.
+//! - [`tree`]: several, in a shape, that know each other.
+//! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
+//! - [`stage`]: one real server among servers played by the test.
+//! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
+//! - [`lines`]: the lines peers send.
+//! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
+
+pub mod cluster;
+pub mod invariants;
+pub mod lines;
+pub mod node;
+pub mod peer;
+pub mod process;
+pub mod stage;
+pub mod tree;
+pub mod wait;

@@ -1,0 +1,202 @@
+//! Real binaries: the one place that builds, starts, watches and ends them.
+
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::sys::signal;
+pub use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::wait::{self, PATIENCE};
+
+/// How much of each of its two outputs is kept for a process; the oldest lines go first.
+const MAX_CAPTURED: usize = 1 << 20;
+
+/// Path of `arborcast-node`, built if need be.
+pub fn node_binary() -> &'static Path {
+    binary("arborcast-node")
+}
+
+/// Path of `arborcast`, the client, built if need be.
+pub fn client_binary() -> &'static Path {
+    binary("arborcast")
+}
+
+fn binary(name: &str) -> &'static Path {
+    static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
+    let built = BUILT.get_or_init(build);
+    built.iter().find(|path| path.file_stem() == Some(OsStr::new(name))).expect("cargo built all binaries")
+}
+
+/// Builds the binaries in the profile of this test, and returns where cargo put them.
+fn build() -> Vec<PathBuf> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--bins", "--package=arborcast-node", "--package=arborcast-client"]);
+    cargo.args(["--message-format=json-render-diagnostics", "--manifest-path"]);
+    cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo.stderr(Stdio::inherit()).output().expect("cargo can be run");
+    assert!(output.status.success(), "the binaries under test don't build");
+    let reports = output.stdout.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+    reports.filter_map(|report: Value| report["executable"].as_str().map(PathBuf::from)).collect()
+}
+
+/// A running binary. Killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stdout: Capture,
+    stderr: Capture,
+}
+
+impl Process {
+    /// Starts a binary. Its log level is `warn` unless RUST_LOG is set for the test.
+    pub fn start(binary: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let mut command = Command::new(binary);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "warn");
+        }
+        let mut child = command.spawn().expect("the binary can be started");
+        let stdout = Capture::of(child.stdout.take().expect("stdout is piped"));
+        let stderr = Capture::of(child.stderr.take().expect("stderr is piped"));
+        Self { child, stdout, stderr }
+    }
+
+    /// Sends a signal, if the process is still there.
+    pub fn signal(&mut self, signal: Signal) {
+        // Not reaped before it is seen to have ended here, so the id can't be another's.
+        if self.exit_status().is_none() {
+            let id = i32::try_from(self.child.id()).expect("process ids are positive");
+            signal::kill(Pid::from_raw(id), signal).expect("our own child can be signalled");
+        }
+    }
+
+    /// How the process ended, if it has.
+    pub fn exit_status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("our own child can be waited for")
+    }
+
+    /// Waits until the process has ended by itself and all it printed was read.
+    #[track_caller]
+    pub fn wait_exit(&mut self, patience: Duration) -> ExitStatus {
+        wait::until(patience, || match self.exit_status() {
+            Some(status) if self.stdout.has_ended() && self.stderr.has_ended() => Ok(status),
+            _ => Err(format!("the process has not ended; its stderr:\n{}", self.stderr.text())),
+        })
+    }
+
+    /// Waits for the first line on stdout of which `matching` makes something; `what` names it.
+    #[track_caller]
+    pub fn stdout_line_matching<T>(&self, what: &str, matching: impl Fn(&str) -> Option<T>) -> T {
+        wait::until(PATIENCE, || {
+            // Asked before the lines are looked at, so that no line can come between the two.
+            let ended = self.stdout.has_ended();
+            match self.stdout.lines().iter().find_map(|line| matching(line)) {
+                Some(found) => Ok(found),
+                None if ended => panic!("no {what} on stdout, which has ended; stderr:\n{}", self.stderr.text()),
+                None => Err(format!("no {what} on stdout; stderr:\n{}", self.stderr.text())),
+            }
+        })
+    }
+
+    /// The lines printed to stdout until now.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.lines()
+    }
+
+    /// The lines printed to stderr until now.
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.lines()
+    }
+
+    /// How many bytes of memory the process has in use.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        kilobytes.and_then(|number| number.parse::<u64>().ok()).expect("Linux says how much memory a process has")
+            * 1024
+    }
+
+    /// How many files and sockets the process has open.
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process runs").count()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails only for one that has ended and was reaped.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- stderr of process {}:\n{}", self.child.id(), self.stderr.text());
+        }
+    }
+}
+
+/// What a process prints, read by a thread of its own.
+#[derive(Debug, Clone, Default)]
+struct Capture(Arc<Mutex<Captured>>);
+
+#[derive(Debug, Default)]
+struct Captured {
+    lines: VecDeque<String>,
+    bytes: usize,
+    has_ended: bool,
+}
+
+impl Capture {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let capture = Self::default();
+        let writer = capture.clone();
+        thread::spawn(move || {
+            let mut pipe = BufReader::new(pipe);
+            let mut line = Vec::new();
+            while pipe.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                writer.locked(|captured| captured.push(String::from_utf8_lossy(line.trim_ascii_end()).into_owned()));
+                line.clear();
+            }
+            writer.locked(|captured| captured.has_ended = true);
+        });
+        capture
+    }
+
+    fn locked<T>(&self, look: impl FnOnce(&mut Captured) -> T) -> T {
+        look(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.locked(|captured| captured.lines.iter().cloned().collect())
+    }
+
+    fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
+    fn has_ended(&self) -> bool {
+        self.locked(|captured| captured.has_ended)
+    }
+}
+
+impl Captured {
+    fn push(&mut self, line: String) {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.bytes > MAX_CAPTURED
+            && let Some(oldest) = self.lines.pop_front()
+        {
+            self.bytes -= oldest.len();
+        }
+    }
+}
