@@ -1,2 +1,32 @@
-//! The registry of an arborcast tree: it will know the topology from what nodes report, and advise orphans where to find
-//! a new parent. A tree without masters, which is all that exists so far, runs the plain protocol.
+//! A registry of an arborcast tree: nodes report to it, orphans ask it where to go, people and programs look at it.
+//!
+//! It keeps nothing. Masters know nothing of each other, and each is whole again one heartbeat after it started. They
+//! advise and nodes decide, so that a master that is wrong costs time and nothing else.
+//!
+//! - [`topology`]: the tree, its faults and candidate parents. Pure: no tokio, no clock.
+//! - `registry`: the topology and the streams that own it, behind one lock.
+//! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
+//! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
+//! - `health`, `incoming`, `server`: what is around it. [`settings`], [`cli`], [`error`], [`shutdown`]: start and stop.
+
+pub mod cli;
+pub mod error;
+pub mod settings;
+pub mod shutdown;
+pub mod topology;
+
+mod auth;
+mod health;
+mod incoming;
+mod messages;
+mod outbox;
+mod registry;
+mod report_stream;
+mod server;
+mod service;
+mod watch;
+
+pub use error::MasterError;
+pub use incoming::{connections, listen};
+pub use server::serve;
+pub use settings::Settings;

@@ -145,8 +145,8 @@ fn when_a_link_is_lost_each_half_goes_on_as_its_own_tree() {
     for (client, half) in [(clients[0], [0, 1]), (clients[3], [2, 3])] {
         cluster.publish(client);
         cluster.run_for(Duration::from_secs(2));
-        for other in 0..4 {
-            let got = cluster.client(clients[other]).activities.contains(&(format!("c{client}"), 0));
+        for (other, listener) in clients.iter().enumerate() {
+            let got = cluster.client(*listener).activities.contains(&(format!("c{client}"), 0));
             assert_eq!(got, half.contains(&other));
         }
     }
