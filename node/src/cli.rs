@@ -3,15 +3,16 @@
 use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use arborcast_core::Config;
+use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
-use crate::settings::{Bounds, Settings};
+use crate::memory::Memory;
+use crate::settings::{Bounds, Masters, Settings};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -74,6 +75,32 @@ pub struct Cli {
     /// How long a connection may take to log in or to authenticate, such as 60s or 500ms
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     login_timeout: Duration,
+    /// A master's address; may be given several times. With masters the node finds its place, and a new one when its
+    /// parent is lost, by itself, and -rh is only where it begins
+    #[arg(long, value_name = "HOST:PORT", value_parser = master_address)]
+    master: Vec<String>,
+    /// Speak the extensions also without masters: find a new parent among the servers that are remembered
+    #[arg(long)]
+    extended: bool,
+    /// Most child servers
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    max_children: u32,
+    /// Time between two heartbeats to a neighbour
+    #[arg(long, value_name = "DURATION", default_value = "300ms", value_parser = humantime::parse_duration)]
+    heartbeat_interval: Duration,
+    /// Silence after which a neighbour is given up; at least three intervals
+    #[arg(long, value_name = "DURATION", default_value = "1500ms", value_parser = humantime::parse_duration)]
+    heartbeat_timeout: Duration,
+    /// A directory in which the node keeps its id and the servers it knows for its next run
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+fn master_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or("a master is given as HOST:PORT")?;
+    let is_right =
+        !host.is_empty() && !text.contains(['/', '@', ' ']) && port.parse::<u16>().is_ok_and(|port| port > 0);
+    if is_right { Ok(text.to_owned()) } else { Err(format!("{text} is not HOST:PORT")) }
 }
 
 fn max_line(text: &str) -> Result<usize, String> {
@@ -112,8 +139,38 @@ impl Cli {
         let made_secret = given.is_none().then(|| Secret::from(random_text(24)));
         let secret = given.map(Secret::from).or_else(|| made_secret.clone()).unwrap_or_else(|| "".into());
         let bind = SocketAddr::new(self.bind.unwrap_or_else(|| self.default_bind()), self.local_port);
-        let id = self.id.unwrap_or_else(|| random_text(20));
+        let is_extended = self.extended || !self.master.is_empty();
+        if self.heartbeat_interval.is_zero() || self.heartbeat_timeout < 3 * self.heartbeat_interval {
+            return Err(unusable("--heartbeat-timeout must be at least three times --heartbeat-interval"));
+        }
+        if !is_extended && self.data_dir.is_some() {
+            return Err(unusable("--data-dir needs --master or --extended: a plain node has nothing to keep there"));
+        }
+        if given_is_unprintable(&secret) && is_extended {
+            return Err(unusable("with masters the secret must be printable ASCII, since it travels in a header"));
+        }
+        let memory = self.data_dir.as_deref().map(remember).transpose().map_err(|why| unusable(&why))?;
+        let (path, memory) = memory.unzip();
+        let memory = memory.unwrap_or_default();
+        let id = self.id.or_else(|| Some(memory.id).filter(|id| !id.is_empty())).unwrap_or_else(|| random_text(20));
+        let incarnation = milliseconds_since_1970().max(memory.incarnation + 1);
+        if let Some(path) = &path {
+            let memory = Memory { id: id.clone(), incarnation, servers: memory.servers.clone() };
+            memory.save(path).map_err(|error| unusable(&format!("cannot write {}: {error}", path.display())))?;
+        }
+        let extensions = is_extended.then(|| Extensions {
+            heartbeat_interval: self.heartbeat_interval,
+            heartbeat_timeout: self.heartbeat_timeout,
+            max_children: usize::try_from(self.max_children).unwrap_or(usize::MAX),
+            parent: parent.clone(),
+            remembered: memory.servers,
+            ..Extensions::new(incarnation, rand::random())
+        });
+        let masters = is_extended.then_some(Masters { addresses: self.master, memory: path });
+        // A node that speaks the extensions dials when the core asks for it.
+        let parent = parent.filter(|_| !is_extended);
         let core = Config {
+            extensions,
             announce_interval: Duration::from_millis(self.activity_interval),
             max_line: self.max_line,
             login_timeout: self.login_timeout.max(Duration::from_millis(1)),
@@ -124,7 +181,7 @@ impl Cli {
             max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
             max_waiting_bytes: Bounds::default().max_waiting_bytes.max(4 * self.max_line),
         };
-        Ok(Parsed { settings: Settings { core, bind, parent, bounds }, made_secret })
+        Ok(Parsed { settings: Settings { core, bind, parent, bounds, masters }, made_secret })
     }
 
     /// A node that tells others `localhost` has nothing to do on the network.
@@ -160,6 +217,26 @@ fn read_secret(file: &PathBuf) -> Result<String, String> {
         return Err(format!("--secret-file {} is empty: write the tree's secret into it", file.display()));
     }
     Ok(secret.to_owned())
+}
+
+/// The memory of the run before, and where it is kept.
+fn remember(directory: &Path) -> Result<(PathBuf, Memory), String> {
+    let path = Memory::path(directory);
+    fs::create_dir_all(directory)
+        .map_err(|error| format!("cannot make --data-dir {}: {error}", directory.display()))?;
+    let memory = Memory::load(&path)
+        .map_err(|error| format!("cannot use {}: {error}; remove it, or give another --data-dir", path.display()))?;
+    Ok((path, memory))
+}
+
+fn given_is_unprintable(secret: &Secret) -> bool {
+    !secret.expose().bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
+}
+
+/// A later run has a larger incarnation, as long as the clock goes forward; with a data directory always.
+fn milliseconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unusable(why: &str) -> clap::Error {

@@ -2,11 +2,13 @@
 //!
 //! The core decides, this crate carries out: it listens, dials, reads lines, writes what the core says, and watches the
 //! clock. See `net` for how a connection is served; everything a node is told at the start is in [`settings`], its
-//! command line in [`cli`], and what can keep it from running in [`error`].
+//! command line in [`cli`]; `registry` talks to the masters, [`memory`] keeps what the next run has to know; can keep it from running is in [`error`].
 
 pub mod cli;
 pub mod error;
+pub mod memory;
 pub mod net;
+mod registry;
 pub mod settings;
 
 pub use error::NodeError;

@@ -1,6 +1,7 @@
 //! Everything a node is told when it starts, checked before any socket is opened.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use arborcast_core::Config;
@@ -16,6 +17,17 @@ pub struct Settings {
     pub parent: Option<(String, u16)>,
     /// Bounds of the shell.
     pub bounds: Bounds,
+    /// The masters, and where to keep what is remembered; `None` for a node that speaks the plain protocol only.
+    pub masters: Option<Masters>,
+}
+
+/// Where a node that speaks the extensions finds help.
+#[derive(Debug, Clone, Default)]
+pub struct Masters {
+    /// The masters' addresses, each `HOST:PORT`.
+    pub addresses: Vec<String>,
+    /// The file in which servers are remembered for the next run.
+    pub memory: Option<PathBuf>,
 }
 
 /// What the shell holds at most. [`Bounds::default`] is the only place where a default is written.

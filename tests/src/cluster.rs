@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use arborcast_core::{Action, CloseReason, Config, ConnectionId, Event, GiveUp, Node, ReceivedLine, View};
+use arborcast_core::{
+    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, GiveUp, Node, ReceivedLine, View,
+};
+use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{Activity, Credentials, Message};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
@@ -36,12 +39,29 @@ pub struct Cluster {
     wires: Vec<Wire>,
     in_flight: BTreeMap<(Instant, u64), Delivery>,
     next_delivery: u64,
+    deadlines: BTreeSet<(Instant, ServerIndex)>,
+    /// Directions, from and to, in which nothing gets through at the moment.
+    cuts: BTreeSet<(ServerIndex, ServerIndex)>,
+    /// What is held up by a cut.
+    held: Vec<Delivery>,
+    /// Whether any master answers.
+    pub masters_alive: bool,
     /// What must hold whatever happens.
     pub invariants: Invariants,
 }
 
 struct Server {
     core: Node,
+    /// What it starts with again.
+    config: Config,
+    /// Which run this is.
+    incarnation: u64,
+    is_alive: bool,
+    is_frozen: bool,
+    /// What came while it was frozen.
+    frozen_inbox: Vec<Delivery>,
+    /// When it has to be called next, as entered in `Cluster::deadlines`.
+    deadline: Option<Instant>,
     wires: BTreeMap<ConnectionId, (WireIndex, Side)>,
     subscribers: BTreeSet<ConnectionId>,
     given_up: Option<GiveUp>,
@@ -82,10 +102,13 @@ struct Wire {
     is_cut: bool,
 }
 
-struct Delivery {
-    wire: WireIndex,
-    to: Side,
-    parcel: Parcel,
+enum Delivery {
+    /// Something sent over a wire.
+    Wire { wire: WireIndex, to: Side, parcel: Parcel },
+    /// Something else that a server learns, if it is still the same run.
+    Server { server: ServerIndex, incarnation: u64, event: Event },
+    /// A connection that a server asked for, to nobody if there is no such address.
+    Dial { from: ServerIndex, incarnation: u64, attempt: AttemptId, to: Option<ServerIndex> },
 }
 
 enum Parcel {
@@ -120,6 +143,10 @@ impl Cluster {
             wires: Vec::new(),
             in_flight: BTreeMap::new(),
             next_delivery: 0,
+            deadlines: BTreeSet::new(),
+            cuts: BTreeSet::new(),
+            held: Vec::new(),
+            masters_alive: true,
             invariants: Invariants::default(),
         }
     }
@@ -141,22 +168,172 @@ impl Cluster {
     /// Starts a server, below `parent` if there is one. Its port is its index plus one.
     pub fn add_server(&mut self, parent: Option<ServerIndex>) -> ServerIndex {
         let index = self.servers.len();
-        let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
-        self.servers.push(Server {
-            core: Node::new(config, self.now),
-            wires: BTreeMap::new(),
-            subscribers: BTreeSet::new(),
-            given_up: None,
-        });
+        self.start(Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into()));
         if let Some(parent) = parent {
             let wire = self.wires.len();
             let dialler = self.plug(index, wire, Side::Dialler);
             let acceptor = self.plug(parent, wire, Side::Acceptor);
             self.wire(Party::Server(index, dialler), Party::Server(parent, acceptor));
             self.handle(parent, Event::Accepted { connection: acceptor });
-            self.handle(index, Event::Dialled { connection: dialler });
+            self.handle(index, Event::Dialled { connection: dialler, attempt: None });
         }
         index
+    }
+
+    /// Starts a server that speaks the extensions and finds its place by itself.
+    pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
+        let index = self.servers.len();
+        // Seldom enough that long runs are short, and the announcements are not what is tested here.
+        let extensions = Extensions {
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(3),
+            max_children,
+            ..Extensions::new(1, self.rng.random())
+        };
+        let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
+        let announce_interval = Duration::from_secs(3600);
+        self.start(Config { extensions: Some(extensions), announce_interval, ..config });
+        index
+    }
+
+    fn start(&mut self, config: Config) {
+        let core = Node::new(config.clone(), self.now);
+        let deadline = core.next_deadline();
+        self.deadlines.extend(deadline.map(|deadline| (deadline, self.servers.len())));
+        self.servers.push(Server {
+            core,
+            config,
+            incarnation: 1,
+            is_alive: true,
+            is_frozen: false,
+            frozen_inbox: Vec::new(),
+            deadline,
+            wires: BTreeMap::new(),
+            subscribers: BTreeSet::new(),
+            given_up: None,
+        });
+    }
+
+    /// Kills a server: its peers see their connections reset, if they can.
+    pub fn crash(&mut self, server: ServerIndex) {
+        self.servers[server].is_alive = false;
+        self.servers[server].is_frozen = false;
+        self.servers[server].frozen_inbox.clear();
+        self.schedule(server, None);
+        for (wire, side) in std::mem::take(&mut self.servers[server].wires).into_values() {
+            self.transmit(wire, side, Parcel::End);
+        }
+        self.servers[server].subscribers.clear();
+        self.check_tree();
+    }
+
+    /// Starts a dead server again at its address, with what it remembers or with an empty disk.
+    pub fn restart(&mut self, server: ServerIndex, keeps_disk: bool) {
+        let incarnation = self.servers[server].incarnation + 1;
+        let remembered =
+            if keeps_disk { self.servers[server].core.remembered().cloned().collect() } else { Vec::new() };
+        let seed = self.rng.random();
+        let entry = &mut self.servers[server];
+        if let Some(extensions) = &mut entry.config.extensions {
+            *extensions = Extensions { incarnation, remembered, seed, ..extensions.clone() };
+        }
+        entry.core = Node::new(entry.config.clone(), self.now);
+        entry.incarnation = incarnation;
+        entry.is_alive = true;
+        let deadline = entry.core.next_deadline();
+        self.schedule(server, deadline);
+    }
+
+    /// Stops a server's processor. Its connections stay open, and what is sent to it waits.
+    pub fn freeze(&mut self, server: ServerIndex) {
+        self.servers[server].is_frozen = true;
+        self.schedule(server, None);
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&mut self, server: ServerIndex) {
+        if !std::mem::take(&mut self.servers[server].is_frozen) {
+            return;
+        }
+        let deadline = self.servers[server].core.next_deadline();
+        self.schedule(server, deadline);
+        for delivery in std::mem::take(&mut self.servers[server].frozen_inbox) {
+            self.deliver(delivery);
+        }
+    }
+
+    /// From now on nothing gets from one server to another; what is sent waits, as TCP does.
+    pub fn cut(&mut self, from: ServerIndex, to: ServerIndex) {
+        self.cuts.insert((from, to));
+    }
+
+    /// Everything gets through again.
+    pub fn heal_cuts(&mut self) {
+        self.cuts.clear();
+        for delivery in std::mem::take(&mut self.held) {
+            self.arrive_later(delivery);
+        }
+    }
+
+    /// Tells a server to stop without loss.
+    pub fn drain(&mut self, server: ServerIndex) {
+        self.handle(server, Event::Drain);
+    }
+
+    /// Whether a server runs, frozen or not.
+    pub fn is_alive(&self, server: ServerIndex) -> bool {
+        self.servers[server].is_alive
+    }
+
+    /// Whether a server is frozen.
+    pub fn is_frozen(&self, server: ServerIndex) -> bool {
+        self.servers[server].is_frozen
+    }
+
+    /// The parent of a server, if it has one that it is right about: alive, and the same run.
+    pub fn parent(&self, server: ServerIndex) -> Option<ServerIndex> {
+        self.servers[server].core.parent_id().and_then(index_of)
+    }
+
+    /// The live servers that have no parent.
+    pub fn roots(&self) -> Vec<ServerIndex> {
+        let is_root = |server: &ServerIndex| self.is_alive(*server) && self.servers[*server].core.parent_id().is_none();
+        (0..self.servers.len()).filter(is_root).collect()
+    }
+
+    /// Whether all live servers are one tree in which parents and children agree.
+    pub fn is_one_tree(&self) -> bool {
+        let live = || (0..self.servers.len()).filter(|server| self.is_alive(*server));
+        let mut below: BTreeMap<ServerIndex, BTreeSet<String>> =
+            live().map(|server| (server, BTreeSet::new())).collect();
+        for (child, parent) in live().filter_map(|server| Some((server, self.parent(server)?))) {
+            below.entry(parent).or_default().insert(self.servers[child].config.id.clone());
+        }
+        let agree = live().all(|server| self.servers[server].core.tree_view().children == below[&server]);
+        let keys: BTreeSet<_> = live().map(|server| self.servers[server].core.tree_view().position.key.root).collect();
+        agree && self.roots().len() <= 1 && keys.len() <= 1
+    }
+
+    /// Whatever happens, following parents never leads back. Panics otherwise.
+    fn check_tree(&mut self) {
+        self.invariants.observations += 1;
+        for start in 0..self.servers.len() {
+            let (mut at, mut steps) = (start, 0);
+            while self.is_alive(at)
+                && let Some(parent) = self.parent(at)
+            {
+                at = parent;
+                steps += 1;
+                assert!(steps <= self.servers.len(), "a cycle above server {start}");
+            }
+        }
+    }
+
+    fn schedule(&mut self, server: ServerIndex, deadline: Option<Instant>) {
+        if let Some(before) = std::mem::replace(&mut self.servers[server].deadline, deadline) {
+            self.deadlines.remove(&(before, server));
+        }
+        self.deadlines.extend(deadline.map(|deadline| (deadline, server)));
     }
 
     /// Connects a client to a server.
@@ -264,7 +441,7 @@ impl Cluster {
 
     fn next_event(&self) -> Option<Instant> {
         let arrival = self.in_flight.keys().next().map(|(at, _)| *at);
-        self.servers.iter().filter_map(|server| server.core.next_deadline()).chain(arrival).min()
+        self.deadlines.first().map(|(deadline, _)| *deadline).into_iter().chain(arrival).min()
     }
 
     /// Goes to the next thing that happens, and lets it happen.
@@ -274,27 +451,49 @@ impl Cluster {
         if let Some(entry) = self.in_flight.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let delivery = entry.remove();
             self.deliver(delivery);
-        }
-        for server in 0..self.servers.len() {
-            if self.servers[server].core.next_deadline().is_some_and(|deadline| deadline <= self.now) {
-                self.handle(server, Event::DeadlinePassed);
-            }
+        } else if let Some((_, server)) = self.deadlines.first().copied() {
+            self.handle(server, Event::DeadlinePassed);
         }
     }
 
     fn deliver(&mut self, delivery: Delivery) {
-        let Delivery { wire, to, parcel } = delivery;
+        match delivery {
+            Delivery::Wire { wire, to, parcel } => self.deliver_parcel(wire, to, parcel),
+            Delivery::Server { server, incarnation, event } => {
+                let entry = &mut self.servers[server];
+                if entry.is_frozen {
+                    entry.frozen_inbox.push(Delivery::Server { server, incarnation, event });
+                } else if entry.is_alive && entry.incarnation == incarnation {
+                    self.handle(server, event);
+                }
+            }
+            Delivery::Dial { from, incarnation, attempt, to } => self.deliver_dial(from, incarnation, attempt, to),
+        }
+    }
+
+    fn deliver_parcel(&mut self, wire: WireIndex, to: Side, parcel: Parcel) {
         if self.wires[wire].is_cut {
             return;
         }
         match (self.wires[wire].ends[&to], parcel) {
-            (Party::Server(server, connection), Parcel::Line(line)) => {
-                let line = ReceivedLine::read(line.slice(..line.len() - 1));
-                self.handle(server, Event::Received { connection, line });
-            }
-            (Party::Server(server, connection), Parcel::End) => {
-                self.unplug(server, connection);
-                self.handle(server, Event::Closed { connection, reason: CloseReason::PeerClosed });
+            (Party::Server(server, connection), parcel) => {
+                if self.servers[server].wires.get(&connection) != Some(&(wire, to)) {
+                    return;
+                }
+                if self.servers[server].is_frozen {
+                    self.servers[server].frozen_inbox.push(Delivery::Wire { wire, to, parcel });
+                    return;
+                }
+                match parcel {
+                    Parcel::Line(line) => {
+                        let line = ReceivedLine::read(line.slice(..line.len() - 1));
+                        self.handle(server, Event::Received { connection, line });
+                    }
+                    Parcel::End => {
+                        self.unplug(server, connection);
+                        self.handle(server, Event::Closed { connection, reason: CloseReason::PeerClosed });
+                    }
+                }
             }
             (Party::Client(client), parcel) if self.clients[client].wire == Some((wire, to)) => match parcel {
                 Parcel::Line(line) => self.on_client_line(client, &line),
@@ -302,6 +501,28 @@ impl Cluster {
             },
             (Party::Client(_), _) => {}
         }
+    }
+
+    /// A connection is made, refused, or never answered. A frozen server's operating system accepts all the same.
+    fn deliver_dial(&mut self, from: ServerIndex, incarnation: u64, attempt: AttemptId, to: Option<ServerIndex>) {
+        let dialler = &self.servers[from];
+        if !dialler.is_alive || dialler.incarnation != incarnation {
+            return;
+        }
+        let Some(to) = to.filter(|to| *to < self.servers.len() && self.is_alive(*to)) else {
+            return self.deliver(Delivery::Server { server: from, incarnation, event: Event::DialFailed { attempt } });
+        };
+        if self.cuts.contains(&(from, to)) || self.cuts.contains(&(to, from)) {
+            return;
+        }
+        let wire = self.wires.len();
+        let dialler = self.plug(from, wire, Side::Dialler);
+        let acceptor = self.plug(to, wire, Side::Acceptor);
+        self.wire(Party::Server(from, dialler), Party::Server(to, acceptor));
+        let accepted = Event::Accepted { connection: acceptor };
+        self.deliver(Delivery::Server { server: to, incarnation: self.servers[to].incarnation, event: accepted });
+        let dialled = Event::Dialled { connection: dialler, attempt: Some(attempt) };
+        self.deliver(Delivery::Server { server: from, incarnation, event: dialled });
     }
 
     fn on_client_line(&mut self, client: ClientIndex, line: &Bytes) {
@@ -330,9 +551,15 @@ impl Cluster {
 
     fn handle(&mut self, server: ServerIndex, event: Event) {
         let mut actions = Vec::new();
+        let parent = self.servers[server].core.parent_id().map(str::to_owned);
         self.servers[server].core.handle(self.now, event, &mut actions);
+        let deadline = self.servers[server].core.next_deadline();
+        self.schedule(server, deadline);
         for action in actions {
             self.carry_out(server, action);
+        }
+        if parent.as_deref() != self.servers[server].core.parent_id() {
+            self.check_tree();
         }
     }
 
@@ -362,8 +589,60 @@ impl Cluster {
                 }
                 self.unplug(server, connection);
             }
+            Action::AskMasters { attempt } => self.ask_masters(server, attempt),
+            Action::Dial { attempt, target } => {
+                let incarnation = self.servers[server].incarnation;
+                let to = usize::from(target.port).checked_sub(1);
+                self.arrive_later(Delivery::Dial { from: server, incarnation, attempt, to });
+            }
+            Action::Drained => self.crash(server),
             Action::GiveUp(why) => self.servers[server].given_up = Some(why),
         }
+    }
+
+    /// The masters' answer. Half of the time it is mostly wrong, dead servers and the asker's own subtree among it: advice
+    /// must never do harm. The other half it is right, so that runs get on.
+    fn ask_masters(&mut self, server: ServerIndex, attempt: AttemptId) {
+        if !self.masters_alive {
+            return;
+        }
+        let target =
+            |index: ServerIndex| Target { id: format!("s{index}"), hostname: "sim".into(), port: index as u16 + 1 };
+        let candidates = if self.rng.random() {
+            (0..3).map(|_| target(self.rng.random_range(0..self.servers.len()))).collect()
+        } else {
+            self.candidates(server).into_iter().map(target).collect()
+        };
+        let incarnation = self.servers[server].incarnation;
+        let event = Event::MastersAnswered { attempt, candidates };
+        self.arrive_later(Delivery::Server { server, incarnation, event });
+    }
+
+    /// Live servers with a smaller key and room for another child, the highest in the tree first.
+    fn candidates(&self, asker: ServerIndex) -> Vec<ServerIndex> {
+        let key = self.servers[asker].core.tree_view().position.key;
+        let has_room = |server: &ServerIndex| {
+            let entry = &self.servers[*server];
+            let max_children = entry.config.extensions.as_ref().map_or(0, |extensions| extensions.max_children);
+            let view = entry.core.tree_view();
+            entry.is_alive && view.position.key < key && view.children.len() < max_children
+        };
+        let mut found: Vec<_> = (0..self.servers.len()).filter(has_room).collect();
+        found.sort_by_key(|server| self.servers[*server].core.tree_view().position.path.len());
+        found.truncate(8);
+        found
+    }
+
+    fn arrive_later(&mut self, delivery: Delivery) {
+        let delay = MAX_DELAY.mul_f64(self.rng.random::<f64>());
+        let mut arrival = self.now + delay;
+        if let Delivery::Wire { wire, to, .. } = &delivery {
+            // Lines of one direction stay in order.
+            arrival = arrival.max(self.wires[*wire].busy[to]);
+            self.wires[*wire].busy.insert(*to, arrival);
+        }
+        self.in_flight.insert((arrival, self.next_delivery), delivery);
+        self.next_delivery += 1;
     }
 
     fn transmit(&mut self, wire: WireIndex, from: Side, parcel: Parcel) {
@@ -373,11 +652,15 @@ impl Cluster {
         {
             self.invariants.on_link(wire, line);
         }
-        let delay = MAX_DELAY.mul_f64(self.rng.random::<f64>());
-        let arrival = (self.now + delay).max(self.wires[wire].busy[&to]);
-        self.wires[wire].busy.insert(to, arrival);
-        self.in_flight.insert((arrival, self.next_delivery), Delivery { wire, to, parcel });
-        self.next_delivery += 1;
+        let delivery = Delivery::Wire { wire, to, parcel };
+        if let (Party::Server(one, _), Party::Server(other, _)) =
+            (self.wires[wire].ends[&from], self.wires[wire].ends[&to])
+            && self.cuts.contains(&(one, other))
+        {
+            self.held.push(delivery);
+        } else {
+            self.arrive_later(delivery);
+        }
     }
 
     fn wire(&mut self, dialler: Party, acceptor: Party) {
@@ -394,10 +677,15 @@ impl Cluster {
         connection
     }
 
+    /// Takes a connection off a server. The other end still has it.
     fn unplug(&mut self, server: ServerIndex, connection: ConnectionId) {
         self.servers[server].wires.remove(&connection);
         self.servers[server].subscribers.remove(&connection);
     }
+}
+
+fn index_of(id: &str) -> Option<ServerIndex> {
+    id.strip_prefix('s')?.parse().ok()
 }
 
 fn author_and_number(activity: &Activity) -> (String, u64) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{Secret, limits};
 
 use crate::ids::ServerId;
@@ -32,6 +33,8 @@ pub struct Config {
     pub max_registrations: usize,
     /// Most other servers remembered. Default 10,000; announcements of more are passed on and forgotten.
     pub max_servers: usize,
+    /// Whether, and how, to speak the extensions. Default: no.
+    pub extensions: Option<Extensions>,
 }
 
 /// How long a registration waits for all others to agree (protocol, Registration, step 4).
@@ -57,6 +60,43 @@ impl Config {
             max_user_bytes: 256 << 20,
             max_registrations: 10_000,
             max_servers: 10_000,
+            extensions: None,
+        }
+    }
+}
+
+/// What a node needs to speak the extensions (protocol, Capability). [`Extensions::new`] is the only place where a
+/// default is written.
+#[derive(Debug, Clone)]
+pub struct Extensions {
+    /// Which run of this node this is: larger than that of any run before it.
+    pub incarnation: u64,
+    /// Time between two heartbeats on each extended link. Default 300 ms.
+    pub heartbeat_interval: Duration,
+    /// How long a link may be silent before it is given up. Default 1.5 s, and at least three intervals: lower finds a
+    /// frozen neighbour sooner, and takes a busy one for frozen.
+    pub heartbeat_timeout: Duration,
+    /// Most children. Default 8; with fewer the tree is deeper, with more a node has more to write.
+    pub max_children: usize,
+    /// The parent to begin with, if one is configured: host and port.
+    pub parent: Option<(String, u16)>,
+    /// Servers remembered from the last run, to ask when no master answers.
+    pub remembered: Vec<Target>,
+    /// For jitter.
+    pub seed: u64,
+}
+
+impl Extensions {
+    /// The defaults for this run of a node.
+    pub fn new(incarnation: u64, seed: u64) -> Self {
+        Self {
+            incarnation,
+            heartbeat_interval: Duration::from_millis(300),
+            heartbeat_timeout: Duration::from_millis(1500),
+            max_children: 8,
+            parent: None,
+            remembered: Vec::new(),
+            seed,
         }
     }
 }

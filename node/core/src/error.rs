@@ -1,6 +1,7 @@
 //! What peers do wrong or can't have, and the one function from there to the answer.
 
 use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::message::RefusalReason;
 use arborcast_proto::wire::{Message, Secret, WireError};
 use thiserror::Error;
 
@@ -27,6 +28,9 @@ pub(crate) enum Refusal {
     /// REGISTER, LOGIN or AUTHENTICATE from a client that is logged in.
     #[error("{command} is not accepted after LOGIN")]
     AlreadyLoggedIn { command: &'static str },
+    /// A message of the extensions over a link that does not speak them, or a plain one where they were expected.
+    #[error("{command} is not accepted on this link")]
+    NotExtended { command: &'static str },
     /// LOGOUT from somebody who is not logged in.
     #[error("LOGOUT is only accepted after LOGIN")]
     NotLoggedIn,
@@ -74,6 +78,18 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// What a refused applicant is told, for people.
+    pub(crate) fn attachment_info(reason: RefusalReason) -> &'static str {
+        match reason {
+            RefusalReason::Draining => "this server is about to stop",
+            RefusalReason::Full => "this server has no place for another child",
+            RefusalReason::IdInUse => "another server with this id is there",
+            RefusalReason::KeyNotSmaller => "the fragment here does not rule the asking one",
+            RefusalReason::OwnSubtree => "the asking server is above this one",
+            RefusalReason::Unconfirmed => "the root of this fragment has not confirmed in time",
+        }
+    }
+
     /// What the peer is told, and why its connection ends.
     pub(crate) fn answer(&self) -> (Message, CloseReason) {
         let info = self.to_string();
@@ -83,6 +99,7 @@ impl Refusal {
             | Self::NotAServer { .. }
             | Self::NotAClient { .. }
             | Self::AlreadyLoggedIn { .. }
+            | Self::NotExtended { .. }
             | Self::NotLoggedIn
             | Self::AnswerToAServer { .. }
             | Self::SecondRegistration

@@ -1,9 +1,10 @@
 //! What goes into the core and what comes out.
 
+use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{Activity, Message, WireError};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::ids::ConnectionId;
+use crate::ids::{AttemptId, ConnectionId};
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -13,11 +14,32 @@ pub enum Event {
         /// A new id.
         connection: ConnectionId,
     },
-    /// The connection to the configured parent stands.
+    /// A connection that was asked for stands.
     Dialled {
         /// A new id.
         connection: ConnectionId,
+        /// What it was asked for with; `None` for the configured parent of a plain node.
+        attempt: Option<AttemptId>,
     },
+    /// A connection that was asked for could not be made.
+    DialFailed {
+        /// What it was asked for with.
+        attempt: AttemptId,
+    },
+    /// The masters have answered, those that could within a short time.
+    MastersAnswered {
+        /// Which question.
+        attempt: AttemptId,
+        /// Whom to ask to be the parent, best first.
+        candidates: Vec<Target>,
+    },
+    /// A master knows of a fragment with a smaller key.
+    Advised {
+        /// Whom to ask to be the parent, best first.
+        candidates: Vec<Target>,
+    },
+    /// The operator asks to stop without loss: children and clients are sent elsewhere first.
+    Drain,
     /// A line came.
     Received {
         /// Where it came from.
@@ -87,6 +109,20 @@ pub enum Action {
         /// Why, for the log and the counters.
         reason: CloseReason,
     },
+    /// Ask all masters for a parent.
+    AskMasters {
+        /// What the answer has to carry.
+        attempt: AttemptId,
+    },
+    /// Connect to another server.
+    Dial {
+        /// What the outcome has to carry.
+        attempt: AttemptId,
+        /// Where.
+        target: Target,
+    },
+    /// Nobody is left who needs this node: it can end.
+    Drained,
     /// The node can't do what it was started for: end with an error.
     GiveUp(GiveUp),
 }
@@ -142,6 +178,12 @@ pub enum CloseReason {
     Redirected,
     /// The client got REGISTER_FAILED.
     RegisterFailed,
+    /// The other server was left for another parent.
+    Moved,
+    /// The server got LINK_REFUSED.
+    LinkRefused,
+    /// Nothing was heard over the link for too long.
+    Silent,
     /// This node is stopping.
     Stopping,
     /// The peer reads too slowly: the log no longer holds what it has to get next, or its answers pile up.

@@ -14,3 +14,7 @@ impl fmt::Display for ConnectionId {
 
 /// What a server calls itself in SERVER_ANNOUNCE and LOCK_ALLOWED.
 pub type ServerId = String;
+
+/// One question to the masters, or one attempt to attach. Goes up with each, so that a late answer is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);

@@ -9,6 +9,8 @@
 //! - `session`: strangers and clients: login, activities.
 //! - `link`: other servers: what they may send, and what goes with a lost link.
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
+//! - `fragment`: where a node is in its fragment of the tree; `attach`: taking children in; `healing`: finding a parent;
+//!   `drain`: stopping without loss. (The extensions.)
 //! - [`load`]: the other servers as announced, and redirection.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
 //! - [`relay`]: the broadcast log and the cursors that read it.
@@ -18,9 +20,13 @@
 //! 2. Every message gets the answer the protocol names, or a close with a reason that is counted.
 //! 3. Nothing a peer sends can panic here or grow memory without bound.
 
+mod attach;
 pub mod config;
+mod drain;
 mod error;
 pub mod event;
+mod fragment;
+mod healing;
 pub mod ids;
 mod link;
 pub mod load;
@@ -32,10 +38,10 @@ mod session;
 mod timer;
 mod users;
 
-pub use config::Config;
+pub use config::{Config, Extensions};
 pub use event::{Action, CloseReason, Event, GiveUp, Publication, ReceivedLine};
-pub use ids::{ConnectionId, ServerId};
-pub use node::{Node, View};
+pub use ids::{AttemptId, ConnectionId, ServerId};
+pub use node::{Node, TreeView, View};
 
 #[cfg(test)]
 mod testing {

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
+use arborcast_proto::wire::message::{Target, TreePosition};
 use arborcast_proto::wire::{Message, ServerAnnounce};
 use bytes::Bytes;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::config::EXPIRES_AFTER_INTERVALS;
 use crate::error::Refusal;
@@ -13,31 +14,47 @@ use crate::ids::ConnectionId;
 use crate::node::{Node, Role};
 use crate::timer::Timer;
 
+/// Who handles a silence later than this part of the timeout has slept itself.
+const LATE_FRACTION: u32 = 4;
+
 /// A connection to another server.
 #[derive(Debug)]
 pub(crate) struct Link {
     /// Whether we dialled it, so that the other end is our parent.
     is_to_parent: bool,
+    /// Whether both ends speak the extensions.
+    is_extended: bool,
     /// Whether a valid message came over it.
     heard: bool,
+    /// When the last line came over it.
+    last_heard: Instant,
 }
 
 impl Link {
-    pub(crate) fn to_parent() -> Self {
-        Self { is_to_parent: true, heard: false }
+    pub(crate) fn to_plain_parent(now: Instant) -> Self {
+        Self { is_to_parent: true, is_extended: false, heard: false, last_heard: now }
     }
 
-    pub(crate) fn from_child() -> Self {
-        Self { is_to_parent: false, heard: false }
+    pub(crate) fn from_plain_child(now: Instant) -> Self {
+        Self { is_to_parent: false, is_extended: false, heard: false, last_heard: now }
+    }
+
+    pub(crate) fn to_extended_parent(now: Instant) -> Self {
+        Self { is_to_parent: true, is_extended: true, heard: true, last_heard: now }
+    }
+
+    pub(crate) fn from_extended_child(now: Instant) -> Self {
+        Self { is_to_parent: false, is_extended: true, heard: true, last_heard: now }
     }
 }
 
 impl Node {
     /// A link came up: from here on the other server gets every activity, and learns at once who we are (protocol,
-    /// Servers joining).
-    pub(crate) fn become_link(&mut self, connection: ConnectionId, link: Link, out: &mut Vec<Action>) {
+    /// Servers joining). Over an extended link it learns at once of everybody else as well.
+    pub(crate) fn become_link(&mut self, now: Instant, connection: ConnectionId, link: Link, out: &mut Vec<Action>) {
         let Some(entry) = self.connections.get_mut(&connection) else { return };
-        info!(%connection, to_parent = link.is_to_parent, "link up");
+        info!(%connection, to_parent = link.is_to_parent, extended = link.is_extended, "link up");
+        let is_extended = link.is_extended;
         entry.role = Role::Link(link);
         let hold = entry.hold.take();
         self.release(connection, hold);
@@ -45,12 +62,102 @@ impl Node {
         self.links.insert(connection);
         out.push(Action::Subscribe { connection, is_link: true });
         self.send(connection, &self.announcement(), out);
+        if is_extended {
+            self.timers.set(Timer::LinkSilence(connection), now + self.heartbeat_timeout());
+            for (id, server) in self.servers.iter().filter(|(_, server)| server.link != connection) {
+                let (id, hostname) = (id.clone(), server.hostname.clone());
+                let announce = ServerAnnounce { id, load: server.load, hostname, port: server.port };
+                self.send(connection, &Message::ServerAnnounce(announce), out);
+            }
+        }
     }
 
-    /// Whether this is the link to our parent, and the parent has not said anything of use yet.
+    fn link(&self, connection: ConnectionId) -> Option<&Link> {
+        match self.connections.get(&connection).map(|entry| &entry.role) {
+            Some(Role::Link(link)) => Some(link),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the link to our configured plain parent, and the parent has not said anything of use yet.
     pub(crate) fn is_unheard_parent(&self, connection: ConnectionId) -> bool {
-        let role = self.connections.get(&connection).map(|entry| &entry.role);
-        matches!(role, Some(Role::Link(Link { is_to_parent: true, heard: false })))
+        self.link(connection).is_some_and(|link| link.is_to_parent && !link.heard)
+    }
+
+    pub(crate) fn has_plain_parent(&self) -> bool {
+        self.links.iter().filter_map(|link| self.link(*link)).any(|link| link.is_to_parent && !link.is_extended)
+    }
+
+    fn is_extended_link(&self, connection: ConnectionId) -> bool {
+        self.link(connection).is_some_and(|link| link.is_extended)
+    }
+
+    /// Something came over a link, so the other end lives.
+    pub(crate) fn on_link_heard(&mut self, now: Instant, connection: ConnectionId) {
+        if let Some(Role::Link(link)) = self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
+            link.last_heard = now;
+        }
+    }
+
+    pub(crate) fn on_heartbeat_due(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let Some(extensions) = &self.extensions else { return };
+        self.timers.set(Timer::Heartbeat, now + extensions.heartbeat_interval);
+        for link in self.links.iter().filter(|link| self.is_extended_link(**link)) {
+            self.send(*link, &self.heartbeat_for(*link), out);
+        }
+    }
+
+    /// A child is told where it is in the tree; a parent only that we live.
+    fn heartbeat_for(&self, link: ConnectionId) -> Message {
+        Message::Heartbeat { tree: self.fragment.child(link).map(|_| self.fragment.position()) }
+    }
+
+    /// The fragment's key or the path has changed.
+    pub(crate) fn tell_children(&self, out: &mut Vec<Action>) {
+        for (child, _) in self.fragment.children() {
+            self.send(child, &self.heartbeat_for(child), out);
+        }
+    }
+
+    fn on_heartbeat(&mut self, now: Instant, link: ConnectionId, tree: Option<TreePosition>, out: &mut Vec<Action>) {
+        let Some(tree) = tree.filter(|_| self.fragment.is_parent(link)) else { return };
+        match self.fragment.follow_parent(tree) {
+            Ok(false) => {}
+            Ok(true) => self.tell_children(out),
+            Err(_) => {
+                error!(connection = %link, "the parent stands below this node: leaving it");
+                self.close(now, link, CloseReason::Moved, out);
+            }
+        }
+    }
+
+    /// The time for a link to be silent is over; it may have been heard meanwhile. Where we ourselves were late, stopped
+    /// or starved, what came meanwhile is still to be read, and the link is given some time more.
+    pub(crate) fn on_link_silence(
+        &mut self,
+        now: Instant,
+        due: Instant,
+        connection: ConnectionId,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(link) = self.link(connection) else { return };
+        let timeout = self.heartbeat_timeout();
+        let until = link.last_heard + timeout;
+        if now < until {
+            self.timers.set(Timer::LinkSilence(connection), until);
+        } else if now.saturating_duration_since(due) > timeout / LATE_FRACTION {
+            self.timers.set(Timer::LinkSilence(connection), now + timeout / 2);
+        } else {
+            self.close(now, connection, CloseReason::Silent, out);
+        }
+    }
+
+    /// The links to parents we had before, once there is a new one.
+    pub(crate) fn leave_former_parents(&mut self, now: Instant, parent: ConnectionId, out: &mut Vec<Action>) {
+        let is_former = |link: &ConnectionId| *link != parent && self.link(*link).is_some_and(|link| link.is_to_parent);
+        for link in self.links.iter().copied().filter(is_former).collect::<Vec<_>>() {
+            self.close(now, link, CloseReason::Moved, out);
+        }
     }
 
     pub(crate) fn on_link_message(
@@ -82,6 +189,24 @@ impl Node {
                 self.pass_on(&line, connection, out);
                 self.on_server_announce(now, connection, announce);
             }
+            Message::AttachAnswer(answer) if self.is_extended_link(connection) => {
+                self.on_attach_answer(now, connection, answer, out);
+            }
+            Message::AttachRequest(request) if self.is_extended_link(connection) => {
+                self.on_attach_request(now, connection, request, out);
+            }
+            Message::Heartbeat { tree } if self.is_extended_link(connection) => {
+                self.on_heartbeat(now, connection, tree, out);
+            }
+            Message::ServerQuit { target } if self.is_extended_link(connection) => {
+                self.on_server_quit(now, connection, target, out);
+            }
+            Message::AttachAnswer(_)
+            | Message::AttachRequest(_)
+            | Message::Heartbeat { .. }
+            | Message::LinkAccepted { .. }
+            | Message::LinkRefused { .. }
+            | Message::ServerQuit { .. } => return Err(Refusal::NotExtended { command }),
             Message::Authenticate { .. } => return Err(Refusal::AlreadyAuthenticated),
             Message::ActivityMessage { .. } | Message::Login { .. } | Message::Logout | Message::Register(_) => {
                 return Err(Refusal::NotAClient { command });
@@ -106,6 +231,11 @@ impl Node {
             return;
         }
         let id = announce.id.clone();
+        if let Ok(port) = u16::try_from(announce.port)
+            && self.extensions.is_some()
+        {
+            self.healing.remember(Target { id: id.clone(), hostname: announce.hostname.clone(), port });
+        }
         if !self.servers.knows(&id) {
             info!(server = id, hostname = announce.hostname, port = announce.port, "server joined");
         }
@@ -132,14 +262,24 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         self.links.remove(&link);
+        self.timers.stop(&Timer::LinkSilence(link));
+        let was_parent = self.fragment.is_parent(link);
+        self.fragment.remove_child(link);
         let lost = self.servers.forget_link(link);
         if reason == CloseReason::Stopping {
             return;
         }
-        warn!(connection = %link, ?reason, servers = ?lost, "link lost: each half goes on as its own tree");
+        if self.extensions.is_none() {
+            warn!(connection = %link, ?reason, servers = ?lost, "link lost: each half goes on as its own tree");
+        } else {
+            info!(connection = %link, ?reason, was_parent, "link lost");
+        }
         for id in lost {
             self.timers.stop(&Timer::ServerExpiry(id));
         }
         self.on_allowances_lost(now, link, out);
+        if was_parent {
+            self.become_orphan(now, out);
+        }
     }
 }

@@ -69,18 +69,28 @@ impl Servers {
         self.known.len()
     }
 
-    /// Where a client that has just logged in should go instead, if anywhere; `own_load` counts that client. The
-    /// client is counted there until the target's next announcement, so that a surge spreads.
+    /// Where a client that has just logged in should go instead, if anywhere; `own_load` counts that client.
     pub(crate) fn redirect(&mut self, own_load: i64) -> Option<(String, u16)> {
+        self.send_to_least_loaded(|load| load <= own_load - REDIRECT_DIFFERENCE)
+    }
+
+    /// Where a client should go that can't stay.
+    pub(crate) fn least_loaded(&mut self) -> Option<(String, u16)> {
+        self.send_to_least_loaded(|_| true)
+    }
+
+    /// The least loaded server that can be reached, if its load is right. The client is counted there until that
+    /// server's next announcement, so that a surge spreads.
+    fn send_to_least_loaded(&mut self, is_right: impl Fn(i64) -> bool) -> Option<(String, u16)> {
         let (port, target) = self
             .known
             .values_mut()
             .filter_map(|server| Some((u16::try_from(server.port).ok().filter(|port| *port != 0)?, server)))
             .min_by_key(|(_, server)| server.load)?;
-        if target.load > own_load - REDIRECT_DIFFERENCE {
+        if !is_right(target.load) {
             return None;
         }
-        target.load += 1;
+        target.load = target.load.saturating_add(1);
         Some((target.hostname.clone(), port))
     }
 }

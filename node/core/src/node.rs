@@ -1,16 +1,19 @@
 //! The node: its state, the one entrance for events, and the life of a connection.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::message::{Applicant, Target, TreePosition};
 use arborcast_proto::wire::{Message, ServerAnnounce};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tracing::{debug, info, trace};
 
-use crate::config::Config;
+use crate::config::{Config, Extensions};
 use crate::error::Refusal;
 use crate::event::{Action, CloseReason, Event, GiveUp, ReceivedLine};
+use crate::fragment::Fragment;
+use crate::healing::Healing;
 use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
@@ -46,6 +49,14 @@ pub struct Node {
     /// The connections whose LOGIN is held until a username is settled.
     pub(crate) held_logins: BTreeMap<String, BTreeSet<ConnectionId>>,
     pub(crate) timers: TimerTable,
+    /// What is needed to speak the extensions, if this node does.
+    pub(crate) extensions: Option<Extensions>,
+    pub(crate) fragment: Fragment,
+    pub(crate) healing: Healing,
+    /// On the way to a stop without loss.
+    pub(crate) draining: bool,
+    /// The child that a draining root has named as the next root.
+    pub(crate) successor: Option<ConnectionId>,
     closings: BTreeMap<CloseReason, u64>,
     stopping: bool,
 }
@@ -67,6 +78,10 @@ pub(crate) enum Role {
     Unidentified,
     Client(Session),
     Link(Link),
+    /// Another extended node that wants to be our child, while its request climbs to the root.
+    Applicant(Applicant),
+    /// Our own connection to a candidate, until it accepts us.
+    Applying,
 }
 
 /// Requests of one connection are answered in order; this one is not answered yet.
@@ -79,7 +94,7 @@ pub(crate) enum Hold {
 }
 
 impl Connection {
-    fn new(role: Role) -> Self {
+    pub(crate) fn new(role: Role) -> Self {
         Self { role, hold: None, waiting: VecDeque::new(), waiting_bytes: 0 }
     }
 
@@ -135,12 +150,39 @@ pub struct View {
     pub closings: BTreeMap<CloseReason, u64>,
 }
 
+/// Where an extended node stands in the tree, for reports to the masters and for tests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeView {
+    /// The fragment's key and the path from its root.
+    pub position: TreePosition,
+    /// The id of the parent, if there is one.
+    pub parent: Option<ServerId>,
+    /// The ids of the children that speak the extensions.
+    pub children: BTreeSet<ServerId>,
+    /// Logged-in clients.
+    pub load: usize,
+    /// Whether the node has lost its parent and is looking for another.
+    pub is_orphan: bool,
+    /// Whether the node is about to stop.
+    pub is_draining: bool,
+}
+
 impl Node {
     /// A node without connections that announces itself first one interval after `now`.
     pub fn new(config: Config, now: Instant) -> Self {
         let mut timers = TimerTable::default();
         timers.set(Timer::Announce, now + config.announce_interval);
+        let extensions = config.extensions.clone();
+        if extensions.is_some() {
+            timers.set(Timer::Heartbeat, now);
+            timers.set(Timer::Seek, now);
+        }
         Self {
+            fragment: Fragment::new(config.id.clone()),
+            healing: Healing::new(extensions.as_ref()),
+            extensions,
+            draining: false,
+            successor: None,
             servers: Servers::new(config.max_servers),
             users: Users::new(config.max_user_bytes),
             config,
@@ -160,7 +202,16 @@ impl Node {
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Accepted { connection } => self.on_accepted(now, connection),
-            Event::Dialled { connection } => self.on_dialled(connection, out),
+            Event::Dialled { connection, attempt: None } => self.on_dialled(now, connection, out),
+            Event::Dialled { connection, attempt: Some(attempt) } => {
+                self.on_attempt_connected(now, connection, attempt, out);
+            }
+            Event::DialFailed { attempt } => self.on_dial_failed(now, attempt, out),
+            Event::MastersAnswered { attempt, candidates } => {
+                self.on_masters_answered(now, attempt, candidates, out);
+            }
+            Event::Advised { candidates } => self.on_advised(now, candidates, out),
+            Event::Drain => self.on_drain(now, out),
             Event::Received { connection, line } => self.on_received(now, connection, line, out),
             Event::Closed { connection, reason } => drop(self.forget(now, connection, reason, out)),
             Event::DeadlinePassed => self.on_deadline(now, out),
@@ -173,16 +224,38 @@ impl Node {
         self.timers.next_deadline()
     }
 
+    /// The id of the parent, if an extended node has one.
+    pub fn parent_id(&self) -> Option<&str> {
+        self.fragment.parent().map(|parent| parent.target.id.as_str())
+    }
+
+    /// The servers to ask when no master answers, to be kept for the next run.
+    pub fn remembered(&self) -> impl Iterator<Item = &Target> {
+        self.healing.remembered()
+    }
+
     /// A picture of the state. Costs time in proportion to the number of connections and servers.
     pub fn view(&self) -> View {
         View {
             load: self.sessions,
             links: self.links.len(),
-            unidentified: self.connections.len() - self.links.len() - self.sessions,
+            unidentified: self.connections.values().filter(|entry| matches!(entry.role, Role::Unidentified)).count(),
             servers: self.servers.iter().map(|(id, server)| (id.clone(), server.clone())).collect(),
             users: self.users.len(),
             unsettled: self.registrations.len() + self.windows.len(),
             closings: self.closings.clone(),
+        }
+    }
+
+    /// Where the node stands in the tree. Costs time in proportion to the depth and the number of children.
+    pub fn tree_view(&self) -> TreeView {
+        TreeView {
+            position: self.fragment.position(),
+            parent: self.parent_id().map(str::to_owned),
+            children: self.fragment.children().map(|(_, child)| child.request.id.clone()).collect(),
+            load: self.sessions,
+            is_orphan: self.has_lost_parent(),
+            is_draining: self.draining,
         }
     }
 
@@ -195,11 +268,11 @@ impl Node {
         self.timers.set(Timer::Identify(connection), now + self.config.login_timeout);
     }
 
-    fn on_dialled(&mut self, connection: ConnectionId, out: &mut Vec<Action>) {
+    fn on_dialled(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {
         self.connections.insert(connection, Connection::new(Role::Unidentified));
-        let authenticate = Message::Authenticate { secret: self.config.secret.clone() };
+        let authenticate = Message::Authenticate { secret: self.config.secret.clone(), node: None };
         self.send(connection, &authenticate, out);
-        self.become_link(connection, Link::to_parent(), out);
+        self.become_link(now, connection, Link::to_plain_parent(now), out);
     }
 
     fn on_received(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
@@ -218,6 +291,7 @@ impl Node {
     fn dispatch(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
         let Some(entry) = self.connections.get(&connection) else { return };
         let ReceivedLine { bytes, message } = line;
+        let command = message.as_ref().map_or("", Message::command);
         let outcome = match (message, &entry.role) {
             (Err(error), _) => Err(Refusal::Undecodable(error)),
             (Ok(Message::InvalidMessage { info } | Message::AuthenticationFail { info }), _) => {
@@ -226,7 +300,13 @@ impl Node {
             }
             (Ok(message), Role::Unidentified) => self.on_stranger_message(now, connection, message, out),
             (Ok(message), Role::Client(_)) => self.on_client_message(now, connection, message, out),
-            (Ok(message), Role::Link(_)) => self.on_link_message(now, connection, bytes, message, out),
+            (Ok(message), Role::Link(_)) => {
+                self.on_link_heard(now, connection);
+                self.on_link_message(now, connection, bytes, message, out)
+            }
+            // It has to wait for our answer before it says anything.
+            (Ok(_), Role::Applicant(_)) => Err(Refusal::NotAServer { command }),
+            (Ok(message), Role::Applying) => self.on_applying_message(now, connection, message, out),
         };
         if let Err(refusal) = outcome {
             self.refuse(now, connection, &refusal, out);
@@ -288,7 +368,10 @@ impl Node {
             Role::Unidentified => {}
             Role::Client(_) => self.sessions -= 1,
             Role::Link(_) => self.on_link_lost(now, connection, reason, out),
+            Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
+            Role::Applying => self.on_applying_lost(now, connection, out),
         }
+        self.finish_drain_if_empty(out);
         if unheard_parent && !self.stopping {
             self.give_up(GiveUp::ParentClosed, out);
         }
@@ -314,8 +397,14 @@ impl Node {
     }
 
     fn on_deadline(&mut self, now: Instant, out: &mut Vec<Action>) {
-        while let Some(timer) = self.timers.pop_expired(now) {
+        while let Some((due, timer)) = self.timers.pop_expired(now) {
             match timer {
+                Timer::Applicant(connection) => self.on_applicant_timeout(now, connection, out),
+                Timer::Attempt => self.on_attempt_timeout(now, out),
+                Timer::DrainGrace => self.on_drain_grace_over(out),
+                Timer::Heartbeat => self.on_heartbeat_due(now, out),
+                Timer::LinkSilence(connection) => self.on_link_silence(now, due, connection, out),
+                Timer::Seek => self.on_seek_due(now, out),
                 Timer::Announce => self.on_announce_due(now, out),
                 Timer::Identify(connection) => self.on_login_timeout(now, connection, out),
                 Timer::Registration(username) => self.on_registration_timeout(now, &username, out),
@@ -345,6 +434,10 @@ impl Node {
         while let Some(connection) = self.connections.keys().next().copied() {
             self.close(now, connection, CloseReason::Stopping, out);
         }
+    }
+
+    pub(crate) fn heartbeat_timeout(&self) -> Duration {
+        self.extensions.as_ref().map_or(Duration::ZERO, |extensions| extensions.heartbeat_timeout)
     }
 
     /// What this server says of itself at this moment.

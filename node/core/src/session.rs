@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use arborcast_proto::wire::limits::quote;
-use arborcast_proto::wire::message::ANONYMOUS;
+use arborcast_proto::wire::message::{ANONYMOUS, Applicant};
 use arborcast_proto::wire::{Activity, Message, Secret};
 use bytes::BytesMut;
 use tracing::debug;
@@ -41,16 +41,22 @@ impl Node {
     ) -> Result<(), Refusal> {
         let command = message.command();
         match message {
-            Message::Authenticate { secret } => self.on_authenticate(connection, secret, out),
+            Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
             Message::Register(credentials) => self.on_register(now, connection, credentials, out),
             Message::Login { username, secret } => self.on_login(now, connection, username, secret, out),
             Message::Logout => Err(Refusal::NotLoggedIn),
             Message::ActivityMessage { .. } => Err(Refusal::ActivityBeforeLogin),
             Message::ActivityBroadcast { .. }
+            | Message::AttachAnswer(_)
+            | Message::AttachRequest(_)
+            | Message::Heartbeat { .. }
+            | Message::LinkAccepted { .. }
+            | Message::LinkRefused { .. }
             | Message::LockAllowed { .. }
             | Message::LockDenied(_)
             | Message::LockRequest(_)
-            | Message::ServerAnnounce(_) => Err(Refusal::NotAServer { command }),
+            | Message::ServerAnnounce(_)
+            | Message::ServerQuit { .. } => Err(Refusal::NotAServer { command }),
             Message::AuthenticationFail { .. }
             | Message::InvalidMessage { .. }
             | Message::LoginFailed { .. }
@@ -81,10 +87,16 @@ impl Node {
                 Err(Refusal::AlreadyLoggedIn { command })
             }
             Message::ActivityBroadcast { .. }
+            | Message::AttachAnswer(_)
+            | Message::AttachRequest(_)
+            | Message::Heartbeat { .. }
+            | Message::LinkAccepted { .. }
+            | Message::LinkRefused { .. }
             | Message::LockAllowed { .. }
             | Message::LockDenied(_)
             | Message::LockRequest(_)
-            | Message::ServerAnnounce(_) => Err(Refusal::NotAServer { command }),
+            | Message::ServerAnnounce(_)
+            | Message::ServerQuit { .. } => Err(Refusal::NotAServer { command }),
             Message::AuthenticationFail { .. }
             | Message::InvalidMessage { .. }
             | Message::LoginFailed { .. }
@@ -97,14 +109,19 @@ impl Node {
 
     fn on_authenticate(
         &mut self,
+        now: Instant,
         connection: ConnectionId,
         secret: Secret,
+        node: Option<Applicant>,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         if secret != self.config.secret {
             return Err(Refusal::WrongClusterSecret(secret));
         }
-        self.become_link(connection, Link::from_child(), out);
+        match node.filter(|_| self.extensions.is_some()) {
+            Some(applicant) => self.on_applicant(now, connection, applicant, out),
+            None => self.become_link(now, connection, Link::from_plain_child(now), out),
+        }
         Ok(())
     }
 
@@ -164,11 +181,14 @@ impl Node {
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
         self.send(connection, &Message::LoginSuccess { info }, out);
-        match self.servers.redirect(self.load()) {
+        let elsewhere =
+            if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
+        match elsewhere {
             Some((hostname, port)) => {
                 self.send(connection, &Message::Redirect { hostname, port }, out);
                 self.close(now, connection, CloseReason::Redirected, out);
             }
+            None if self.is_draining() => self.close(now, connection, CloseReason::Stopping, out),
             None => out.push(Action::Subscribe { connection, is_link: false }),
         }
     }

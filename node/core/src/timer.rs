@@ -10,6 +10,18 @@ use crate::ids::{ConnectionId, ServerId};
 pub(crate) enum Timer {
     /// The next SERVER_ANNOUNCE is due.
     Announce,
+    /// A connection that was asked for, or its acceptance, has taken too long.
+    Attempt,
+    /// An applicant's request was not answered by the root in time.
+    Applicant(ConnectionId),
+    /// A drain has taken as long as it may.
+    DrainGrace,
+    /// Heartbeats are due on all extended links.
+    Heartbeat,
+    /// A link may have been silent for too long.
+    LinkSilence(ConnectionId),
+    /// Time to look for a parent, or to go on without the masters' answer.
+    Seek,
     /// A connection has taken too long to become a link or a session.
     Identify(ConnectionId),
     /// A registration of one of our clients was not agreed to in time; by username.
@@ -40,14 +52,14 @@ impl TimerTable {
         }
     }
 
-    /// Takes out the earliest timer that is due at `now`. A timer fires once.
-    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Timer> {
+    /// Takes out the earliest timer that is due at `now`, with the time when it was due. A timer fires once.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<(Instant, Timer)> {
         if self.next_deadline()? > now {
             return None;
         }
-        let (_, timer) = self.queue.pop_first()?;
+        let (due, timer) = self.queue.pop_first()?;
         self.deadlines.remove(&timer);
-        Some(timer)
+        Some((due, timer))
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -76,8 +88,8 @@ mod tests {
 
         assert_eq!(table.next_deadline(), Some(at(1)));
         assert_eq!(table.pop_expired(at(0)), None);
-        assert_eq!(table.pop_expired(at(4)), Some(Timer::Announce));
-        assert_eq!(table.pop_expired(at(4)), Some(identify(2)));
+        assert_eq!(table.pop_expired(at(4)), Some((at(1), Timer::Announce)));
+        assert_eq!(table.pop_expired(at(4)), Some((at(4), identify(2))));
         assert_eq!(table.pop_expired(at(9)), None);
         assert_eq!(table.next_deadline(), None);
     }

@@ -1,4 +1,4 @@
-//! The way to the parent.
+//! The way to a parent.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,12 +16,26 @@ use crate::settings::DIAL_TIMEOUT;
 /// [`NodeError::ParentIsSelf`] when it is our own listener, at `own`, that answered.
 pub async fn dial_parent(host: &str, port: u16, own: SocketAddr) -> Result<Connection, NodeError> {
     let unreachable = |source| NodeError::ParentUnreachable { host: host.to_owned(), port, source };
-    let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
-    let stream = dialled.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(unreachable)?;
+    let stream = connect(host, port).await.map_err(unreachable)?;
     let peer = stream.peer_addr().map_err(unreachable)?;
     let local = stream.local_addr().map_err(unreachable)?;
     if peer.port() == own.port() && peer.ip() == local.ip() && (own.ip().is_unspecified() || own.ip() == peer.ip()) {
         return Err(NodeError::ParentIsSelf { host: host.to_owned(), port });
     }
     Ok(transport::connection(stream, peer))
+}
+
+/// Connects to a candidate.
+///
+/// # Errors
+/// The operating system's; and when it takes longer than [`DIAL_TIMEOUT`].
+pub async fn dial(host: &str, port: u16) -> io::Result<Connection> {
+    let stream = connect(host, port).await?;
+    let peer = stream.peer_addr()?;
+    Ok(transport::connection(stream, peer))
+}
+
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let connected = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((host, port))).await;
+    connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -4,19 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arborcast_core::{Action, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine};
+use arborcast_proto::wire::message::Target;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use super::broadcast_log::{BroadcastLog, Draft};
+use super::dialer;
 use super::fan_out::{Command, FanOutHandle};
 use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
 use super::transport::Connection;
 use super::writer::{Ending, Writer};
+use crate::registry::Registry;
 
 /// Batches of lines that may wait for the driver, of all connections together; readers wait for room, in turn.
 pub(super) const INBOX_BATCHES: usize = 256;
@@ -28,11 +31,19 @@ const BATCHES_AT_ONCE: usize = 64;
 const MAX_DRAFT_BYTES: u64 = 256 << 10;
 
 /// What happens on the connections.
-pub(super) enum Inbound {
+pub(crate) enum Inbound {
     /// Somebody connected.
     Accepted { connection: Connection, slot: OwnedSemaphorePermit },
-    /// We connected to our parent.
-    Dialled { connection: Connection, slot: OwnedSemaphorePermit },
+    /// We connected to somebody: to the configured parent of a plain node, or as the core asked.
+    Dialled { connection: Connection, slot: OwnedSemaphorePermit, attempt: Option<AttemptId> },
+    /// A connection the core asked for could not be made.
+    DialFailed { attempt: AttemptId },
+    /// The masters have answered a question of the core.
+    MastersAnswered { attempt: AttemptId, candidates: Vec<Target> },
+    /// A master knows of a fragment with a smaller key.
+    Advised { candidates: Vec<Target> },
+    /// A master passes on an operator's wish to stop this node.
+    Drain,
     /// Lines came.
     Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
     /// A connection ended by itself.
@@ -45,7 +56,9 @@ pub(super) struct Shared {
     pub(super) log: Arc<BroadcastLog>,
     pub(super) pace: Arc<Pace>,
     pub(super) readers: TaskTracker,
-    pub(super) stop: CancellationToken,
+    /// Cancelled when the node ends.
+    pub(super) ended: CancellationToken,
+    pub(super) slots: Arc<Semaphore>,
     pub(super) max_line: usize,
 }
 
@@ -58,6 +71,10 @@ pub(super) struct Driver {
     next_id: u64,
     draft: Draft,
     actions: Vec<Action>,
+    registry: Option<Registry>,
+    /// Something happened that the masters may have to know.
+    is_report_due: bool,
+    drained: bool,
     given_up: Option<GiveUp>,
 }
 
@@ -68,7 +85,7 @@ struct FanOut {
 }
 
 impl Driver {
-    pub(super) fn new(core: Node, shared: Shared, fan_outs: Vec<FanOutHandle>) -> Self {
+    pub(super) fn new(core: Node, shared: Shared, fan_outs: Vec<FanOutHandle>, registry: Option<Registry>) -> Self {
         let fan_outs = fan_outs.into_iter().map(|handle| FanOut { handle, commands: Vec::new() }).collect();
         Self {
             core,
@@ -78,31 +95,46 @@ impl Driver {
             next_id: 0,
             draft: Draft::new(),
             actions: Vec::new(),
+            registry,
+            is_report_due: true,
+            drained: false,
             given_up: None,
         }
     }
 
-    /// Runs until told to stop, or until the core gives up.
-    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Inbound>) -> Result<(), GiveUp> {
-        let stop = self.shared.stop.clone();
+    /// Runs until told to stop, which a node with extensions does without loss, or until the core gives up.
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<Inbound>,
+        stop: CancellationToken,
+        is_extended: bool,
+    ) -> Result<(), GiveUp> {
+        let mut is_draining = false;
         let mut batches = Vec::with_capacity(BATCHES_AT_ONCE);
-        while self.given_up.is_none() {
+        while self.given_up.is_none() && !self.drained {
             let deadline = self.core.next_deadline();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break,
-                () = sleep_until(deadline) => {}
+                () = stop.cancelled(), if !is_draining => {
+                    if !is_extended {
+                        break;
+                    }
+                    is_draining = true;
+                    self.handle(Event::Drain);
+                }
+                // What came is looked at before what is due: who was heard of just now is not silent.
                 _ = inbox.recv_many(&mut batches, BATCHES_AT_ONCE) => {}
-            }
-            // A timer future may be late when much is going on; the clock is not.
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
-                self.handle(Event::DeadlinePassed);
+                () = sleep_until(deadline) => {}
             }
             for inbound in batches.drain(..) {
                 self.on_inbound(inbound);
                 if self.draft.unpublished_bytes() > MAX_DRAFT_BYTES {
                     self.send_out().await;
                 }
+            }
+            // A timer future may be late when much is going on; the clock is not.
+            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                self.handle(Event::DeadlinePassed);
             }
             self.send_out().await;
         }
@@ -118,10 +150,16 @@ impl Driver {
                 let connection = self.attach(connection, slot);
                 self.handle(Event::Accepted { connection });
             }
-            Inbound::Dialled { connection, slot } => {
+            Inbound::Dialled { connection, slot, attempt } => {
                 let connection = self.attach(connection, slot);
-                self.handle(Event::Dialled { connection });
+                self.handle(Event::Dialled { connection, attempt });
             }
+            Inbound::DialFailed { attempt } => self.handle(Event::DialFailed { attempt }),
+            Inbound::MastersAnswered { attempt, candidates } => {
+                self.handle(Event::MastersAnswered { attempt, candidates });
+            }
+            Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
+            Inbound::Drain => self.handle(Event::Drain),
             Inbound::Lines { connection, lines } => {
                 for line in lines {
                     self.handle(Event::Received { connection, line });
@@ -150,7 +188,7 @@ impl Driver {
             inbox: self.shared.inbox.clone(),
             gate: self.shared.pace.gate(),
             ending,
-            stop: self.shared.stop.clone(),
+            ended: self.shared.ended.clone(),
             slot,
         };
         self.shared.readers.spawn(reader.run());
@@ -168,6 +206,7 @@ impl Driver {
 
     fn carry_out(&mut self, action: Action) {
         let after = self.draft.end();
+        self.is_report_due |= !matches!(action, Action::Publish { .. });
         match action {
             Action::Send { connection, line } => self.command(connection, Command::Push { after, line }),
             Action::Subscribe { connection, is_link } => {
@@ -175,8 +214,39 @@ impl Driver {
             }
             Action::Publish { publication, from } => self.draft.write(from, |out| publication.write_to(out)),
             Action::Close { connection, .. } => self.finish(connection),
+            Action::AskMasters { attempt } => self.ask_masters(attempt),
+            Action::Dial { attempt, target } => self.dial(attempt, target),
+            Action::Drained => self.drained = true,
             Action::GiveUp(why) => self.given_up = Some(why),
         }
+    }
+
+    /// Asks in a task of its own, which ends by itself within a bounded time.
+    fn ask_masters(&self, attempt: AttemptId) {
+        let Some(registry) = &self.registry else { return };
+        let (question, inbox) = (registry.find_parent(&self.core.tree_view()), self.shared.inbox.clone());
+        self.shared.readers.spawn(async move {
+            let candidates = question.await;
+            // The driver being gone means that the node has stopped.
+            let _ = inbox.send(Inbound::MastersAnswered { attempt, candidates }).await;
+        });
+    }
+
+    /// Dials in a task of its own, which ends by itself within a bounded time.
+    fn dial(&self, attempt: AttemptId, target: Target) {
+        let (slots, inbox) = (Arc::clone(&self.shared.slots), self.shared.inbox.clone());
+        let ended = self.shared.ended.clone();
+        self.shared.readers.spawn(ended.run_until_cancelled_owned(async move {
+            let outcome = match (slots.try_acquire_owned(), dialer::dial(&target.hostname, target.port).await) {
+                (Ok(slot), Ok(connection)) => Inbound::Dialled { connection, slot, attempt: Some(attempt) },
+                (_, outcome) => {
+                    debug!(parent = target.id, error = outcome.err().map(|error| error.to_string()), "can't connect");
+                    Inbound::DialFailed { attempt }
+                }
+            };
+            // The driver being gone means that the node has stopped.
+            let _ = inbox.send(outcome).await;
+        }));
     }
 
     /// Ends a connection behind everything that was sent and published to it so far.
@@ -196,6 +266,11 @@ impl Driver {
 
     /// Hands over what has gathered: first what is for single connections, then what is for everybody.
     async fn send_out(&mut self) {
+        if let Some(registry) = &self.registry
+            && std::mem::take(&mut self.is_report_due)
+        {
+            registry.report(&self.core.tree_view(), self.core.remembered());
+        }
         for fan_out in &mut self.fan_outs {
             if !fan_out.commands.is_empty() {
                 // A fan-out task ends after the driver.

@@ -32,6 +32,7 @@ pub mod shutdown;
 pub mod transport;
 mod writer;
 
+pub(crate) use driver::Inbound;
 pub use server::Server;
 
 /// Waits until then, or for ever.

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arborcast_core::{CloseReason, ConnectionId, ReceivedLine};
 use arborcast_proto::wire::{LineDecoder, Message};
@@ -22,6 +23,9 @@ const MIN_READ_BYTES: usize = 512;
 /// Most that is read at once, so that one busy peer takes turns with the others.
 const MAX_READ_BYTES: usize = 64 << 10;
 
+/// The longest that one batch of activities is held back so that readers can keep up.
+const MAX_PACE: Duration = Duration::from_millis(200);
+
 /// Reads one connection until it ends, hands its lines to the driver in batches, and tells the driver about the end if
 /// it was not the driver that ended it.
 pub(super) struct Reader {
@@ -31,8 +35,8 @@ pub(super) struct Reader {
     pub(super) inbox: mpsc::Sender<Inbound>,
     pub(super) gate: Gate,
     pub(super) ending: Arc<Ending>,
-    /// The whole node is stopping.
-    pub(super) stop: CancellationToken,
+    /// Cancelled when the whole node ends.
+    pub(super) ended: CancellationToken,
     /// The place among the connections that is free again when this ends.
     pub(super) slot: OwnedSemaphorePermit,
 }
@@ -73,7 +77,8 @@ impl Reader {
             let is_valid = lines.last().is_none_or(|line| line.message.is_ok());
             if !lines.is_empty() {
                 if lines.iter().any(is_activity) {
-                    self.gate.open().await;
+                    // Not for long: behind the activities of a link come the signs that its other end lives.
+                    let _ = tokio::time::timeout(MAX_PACE, self.gate.open()).await;
                 }
                 let inbound = Inbound::Lines { connection: self.connection, lines };
                 if self.inbox.send(inbound).await.is_err() {
@@ -97,7 +102,7 @@ impl Reader {
             let _ = tokio::io::copy(&mut self.half, &mut sink()).await;
         };
         let stopped = async {
-            self.stop.cancelled().await;
+            self.ended.cancelled().await;
             tokio::time::sleep(STOP_LINGER_TIMEOUT).await;
         };
         tokio::select! {

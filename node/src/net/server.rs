@@ -23,7 +23,8 @@ use super::listener::{self, accept_all};
 use super::pace::Pace;
 use super::transport::{Accept, Connection};
 use crate::error::NodeError;
-use crate::settings::{Bounds, STOP_TIMEOUT, Settings};
+use crate::registry::Registry;
+use crate::settings::{Bounds, Masters, STOP_TIMEOUT, Settings};
 
 /// A node that listens, and has reached its parent if it is to have one, but serves nobody yet.
 pub struct Server {
@@ -32,6 +33,7 @@ pub struct Server {
     parent: Option<(String, u16, Connection)>,
     core: Config,
     bounds: Bounds,
+    masters: Option<Masters>,
 }
 
 impl Server {
@@ -40,7 +42,7 @@ impl Server {
     /// # Errors
     /// When either fails.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let Settings { mut core, bind, parent, bounds } = settings;
+        let Settings { mut core, bind, parent, bounds, masters } = settings;
         let listener = listener::bind(bind)?;
         let address = listener.local_addr().map_err(|source| NodeError::Listen { address: bind, source })?;
         core.port = address.port();
@@ -51,7 +53,7 @@ impl Server {
                 Some((host, port, connection))
             }
         };
-        Ok(Self { listener, address, parent, core, bounds })
+        Ok(Self { listener, address, parent, core, bounds, masters })
     }
 
     /// Where it listens; the port is the real one also where port 0 was asked for.
@@ -59,7 +61,8 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is cancelled, then closes every connection cleanly.
+    /// Serves until `stop` is cancelled, then closes every connection cleanly; a node that speaks the extensions first
+    /// sends its children and clients elsewhere.
     ///
     /// # Errors
     /// When the parent refuses this node, or closes the connection before it said anything.
@@ -69,7 +72,7 @@ impl Server {
             Some((host, port, connection)) => (Some((host, port)), Some(connection)),
         };
         info!(id = self.core.id, address = %self.address, parent = ?parent_name, "serving");
-        let outcome = serve(self.core, self.bounds, self.listener, parent, stop).await;
+        let outcome = serve(self.core, self.bounds, self.masters, self.listener, parent, stop).await;
         let (host, port) = parent_name.unwrap_or_default();
         outcome.map_err(|why| match why {
             GiveUp::ParentRefused { info } => NodeError::ParentRefused { host, port, info },
@@ -82,22 +85,25 @@ impl Server {
 async fn serve(
     config: Config,
     bounds: Bounds,
+    masters: Option<Masters>,
     source: impl Accept,
     parent: Option<Connection>,
     stop: CancellationToken,
 ) -> Result<(), GiveUp> {
     let fan_outs = available_parallelism().map_or(1, NonZero::get);
     let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
+    let ended = CancellationToken::new();
+    let slots = Arc::new(Semaphore::new(bounds.max_connections));
     let shared = Shared {
         inbox: inbox.clone(),
         log: Arc::new(BroadcastLog::new(bounds.log_bytes)),
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
         readers: TaskTracker::new(),
-        stop: stop.clone(),
+        ended: ended.clone(),
+        slots: Arc::clone(&slots),
         max_line: config.max_line,
     };
     let readers = shared.readers.clone();
-    let slots = Arc::new(Semaphore::new(bounds.max_connections));
 
     let mut tasks = JoinSet::new();
     let mut handles = Vec::with_capacity(fan_outs);
@@ -112,15 +118,16 @@ async fn serve(
         && let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
     {
         // There is room for it: nobody else has sent anything yet, and the driver starts below.
-        let _ = inbox.send(Inbound::Dialled { connection, slot }).await;
+        let _ = inbox.send(Inbound::Dialled { connection, slot, attempt: None }).await;
     }
-    tasks.spawn(accept_all(source, slots, inbox, stop.clone()));
+    let registry = masters.map(|masters| Registry::start(&masters, &config, &inbox, &ended, &mut tasks));
+    tasks.spawn(accept_all(source, slots, inbox, ended.clone()));
 
-    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles);
-    let outcome = tokio::spawn(driver.run(inbound)).await.unwrap_or_else(|panic| resume(panic));
+    let is_extended = config.extensions.is_some();
+    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry);
+    let outcome = tokio::spawn(driver.run(inbound, stop, is_extended)).await.unwrap_or_else(|panic| resume(panic));
 
-    // Also when it was the core that gave up: the others have to hear of it.
-    stop.cancel();
+    ended.cancel();
     readers.close();
     let all_ended = async {
         while tasks.join_next().await.is_some() {}

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -35,19 +35,51 @@ pub enum Message {
         /// The activity, stamped with its author.
         activity: Activity,
     },
+    /// A request to attach climbs from the acceptor to the root, and is answered back down the same way. Extended links
+    /// only.
+    AttachAnswer(AttachAnswer),
+    /// Someone asks to attach below the sender; the root has to confirm. Extended links only.
+    AttachRequest(AttachRequest),
     /// A dialling server proves that it belongs to the cluster.
     Authenticate {
         /// The cluster secret.
         secret: Secret,
+        /// Who dials, if it speaks the extensions; a plain acceptor ignores it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<Applicant>,
     },
     /// The peer gave a wrong secret or had none to give; the connection ends.
     AuthenticationFail {
         /// Why, for people.
         info: String,
     },
+    /// The sender lives; to a child also: this is the fragment, and this the way from its root. Extended links only.
+    Heartbeat {
+        /// From a parent to its child.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tree: Option<TreePosition>,
+    },
     /// The peer broke the protocol; the connection ends.
     InvalidMessage {
         /// What was wrong, for people.
+        info: String,
+    },
+    /// The dialler is the sender's child from here on. The first message on an extended link.
+    LinkAccepted {
+        /// The dialler's attempt.
+        attempt: u64,
+        /// The sender's id.
+        id: String,
+        /// Where the sender is in its fragment.
+        tree: TreePosition,
+    },
+    /// The dialler can't be the sender's child; the connection ends.
+    LinkRefused {
+        /// The dialler's attempt.
+        attempt: u64,
+        /// Why, for programs.
+        reason: RefusalReason,
+        /// Why, for people.
         info: String,
     },
     /// A server agrees to a registration.
@@ -104,6 +136,151 @@ pub enum Message {
     },
     /// A server says that it lives, where, and how many clients it has.
     ServerAnnounce(ServerAnnounce),
+    /// The sender is about to stop; its child should attach elsewhere. Extended links only.
+    ServerQuit {
+        /// Where to, if the sender knows: its own parent, or the successor it named.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<Target>,
+    },
+}
+
+/// A fragment's key: the smaller one wins (protocol, Fragments and reigns). Ordered by reign, then by the root's id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FragmentKey {
+    /// How often parents were lost on the way here; `None` for a node that has had no tree yet, which is larger than any
+    /// other.
+    #[serde(default, skip_serializing_if = "Reign::is_unsettled")]
+    pub reign: Reign,
+    /// The root's id.
+    pub root: String,
+}
+
+/// See [`FragmentKey::reign`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(from = "u64", into = "u64")]
+pub enum Reign {
+    /// A number that grows by one with every lost parent.
+    Settled(u64),
+    /// The largest possible reign.
+    #[default]
+    Unsettled,
+}
+
+impl Reign {
+    fn is_unsettled(&self) -> bool {
+        *self == Self::Unsettled
+    }
+
+    /// The reign of a fragment whose root has just lost its parent.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self {
+            Self::Settled(reign) => Self::Settled(reign.saturating_add(1)),
+            Self::Unsettled => Self::Unsettled,
+        }
+    }
+}
+
+impl From<u64> for Reign {
+    fn from(reign: u64) -> Self {
+        Self::Settled(reign)
+    }
+}
+
+impl From<Reign> for u64 {
+    fn from(reign: Reign) -> Self {
+        match reign {
+            Reign::Settled(reign) => reign,
+            Reign::Unsettled => Self::MAX,
+        }
+    }
+}
+
+/// One attempt of one run of one node to attach; late answers to another are nobody's.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Request {
+    /// The requester's id.
+    pub id: String,
+    /// Which run of the requester; larger is later.
+    pub incarnation: u64,
+    /// Which of its attempts; larger is later.
+    pub attempt: u64,
+}
+
+/// Where a server can be dialled.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    /// Its id.
+    pub id: String,
+    /// Its host.
+    pub hostname: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What an extended node says of itself when it dials.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applicant {
+    /// The version of the extensions it speaks.
+    pub protocol: u32,
+    /// This attempt.
+    #[serde(flatten)]
+    pub request: Request,
+    /// Where others reach it: its host.
+    pub hostname: String,
+    /// Its port.
+    pub port: u16,
+    /// The key of the fragment whose root it is.
+    pub key: FragmentKey,
+}
+
+/// A place in a fragment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreePosition {
+    /// The fragment's key.
+    #[serde(flatten)]
+    pub key: FragmentKey,
+    /// The ids from the root to the sender, both included.
+    pub path: Vec<String>,
+}
+
+/// On its way up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Who asks.
+    pub applicant: Applicant,
+    /// The ids from the acceptor to the sender, both included: the way back.
+    pub trail: Vec<String>,
+}
+
+/// On its way down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachAnswer {
+    /// What is answered.
+    pub request: Request,
+    /// The way that is still to go; the acceptor is first, the next node last.
+    pub trail: Vec<String>,
+    /// Why not; confirmed if there is no reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusalReason>,
+}
+
+/// Why an attachment is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RefusalReason {
+    /// The sender is about to stop.
+    Draining,
+    /// No place for another child.
+    Full,
+    /// The requester's id is the acceptor's, or that of another live child.
+    IdInUse,
+    /// The requester's key is the smaller one, so it is for the others to join.
+    KeyNotSmaller,
+    /// The requester is on the way from the acceptor to the root.
+    OwnSubtree,
+    /// The way to the root was lost meanwhile.
+    Unconfirmed,
 }
 
 /// A username and the secret that proves it.
@@ -166,9 +343,14 @@ impl Message {
         match self {
             Self::ActivityBroadcast { .. } => "ACTIVITY_BROADCAST",
             Self::ActivityMessage { .. } => "ACTIVITY_MESSAGE",
+            Self::AttachAnswer(_) => "ATTACH_ANSWER",
+            Self::AttachRequest(_) => "ATTACH_REQUEST",
             Self::Authenticate { .. } => "AUTHENTICATE",
             Self::AuthenticationFail { .. } => "AUTHENTICATION_FAIL",
+            Self::Heartbeat { .. } => "HEARTBEAT",
             Self::InvalidMessage { .. } => "INVALID_MESSAGE",
+            Self::LinkAccepted { .. } => "LINK_ACCEPTED",
+            Self::LinkRefused { .. } => "LINK_REFUSED",
             Self::LockAllowed { .. } => "LOCK_ALLOWED",
             Self::LockDenied(_) => "LOCK_DENIED",
             Self::LockRequest(_) => "LOCK_REQUEST",
@@ -181,6 +363,7 @@ impl Message {
             Self::RegisterFailed { .. } => "REGISTER_FAILED",
             Self::RegisterSuccess { .. } => "REGISTER_SUCCESS",
             Self::ServerAnnounce(_) => "SERVER_ANNOUNCE",
+            Self::ServerQuit { .. } => "SERVER_QUIT",
         }
     }
 
@@ -255,13 +438,22 @@ pub(super) fn is_deeper_than(limit: usize, json: &[u8]) -> bool {
 struct Fields<'a> {
     command: Option<&'a RawValue>,
     activity: Option<&'a RawValue>,
+    applicant: Option<&'a RawValue>,
+    attempt: Option<&'a RawValue>,
     hostname: Option<&'a RawValue>,
     id: Option<&'a RawValue>,
     info: Option<&'a RawValue>,
     load: Option<&'a RawValue>,
+    node: Option<&'a RawValue>,
     port: Option<&'a RawValue>,
+    reason: Option<&'a RawValue>,
+    refused: Option<&'a RawValue>,
+    request: Option<&'a RawValue>,
     secret: Option<&'a RawValue>,
     server: Option<&'a RawValue>,
+    target: Option<&'a RawValue>,
+    trail: Option<&'a RawValue>,
+    tree: Option<&'a RawValue>,
     username: Option<&'a RawValue>,
     duplicate: Option<&'static str>,
 }
@@ -271,17 +463,30 @@ struct Fields<'a> {
 enum FieldName {
     Command,
     Activity,
+    Applicant,
+    Attempt,
     Hostname,
     Id,
     Info,
     Load,
+    Node,
     Port,
+    Reason,
+    Refused,
+    Request,
     Secret,
     Server,
+    Target,
+    Trail,
+    Tree,
     Username,
     #[serde(other)]
     Unknown,
 }
+
+/// The fields that only the extensions have.
+const EXTENSION_FIELDS: [&str; 9] =
+    ["applicant", "attempt", "node", "reason", "refused", "request", "target", "trail", "tree"];
 
 impl<'a> Fields<'a> {
     fn read(text: &'a str) -> Result<Self, WireError> {
@@ -300,7 +505,9 @@ impl<'a> Fields<'a> {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     };
-                    if slot.replace(map.next_value()?).is_some() {
+                    let is_twice = slot.replace(map.next_value()?).is_some();
+                    // What the plain protocol does not know is none of its business.
+                    if is_twice && !EXTENSION_FIELDS.contains(&name) {
                         fields.duplicate = Some(name);
                     }
                 }
@@ -316,13 +523,22 @@ impl<'a> Fields<'a> {
         Some(match name {
             FieldName::Command => ("command", &mut self.command),
             FieldName::Activity => ("activity", &mut self.activity),
+            FieldName::Applicant => ("applicant", &mut self.applicant),
+            FieldName::Attempt => ("attempt", &mut self.attempt),
             FieldName::Hostname => ("hostname", &mut self.hostname),
             FieldName::Id => ("id", &mut self.id),
             FieldName::Info => ("info", &mut self.info),
             FieldName::Load => ("load", &mut self.load),
+            FieldName::Node => ("node", &mut self.node),
             FieldName::Port => ("port", &mut self.port),
+            FieldName::Reason => ("reason", &mut self.reason),
+            FieldName::Refused => ("refused", &mut self.refused),
+            FieldName::Request => ("request", &mut self.request),
             FieldName::Secret => ("secret", &mut self.secret),
             FieldName::Server => ("server", &mut self.server),
+            FieldName::Target => ("target", &mut self.target),
+            FieldName::Trail => ("trail", &mut self.trail),
+            FieldName::Tree => ("tree", &mut self.tree),
             FieldName::Username => ("username", &mut self.username),
             FieldName::Unknown => return None,
         })
@@ -343,12 +559,49 @@ impl<'a> Fields<'a> {
                 let (username, secret) = of.login()?;
                 Message::ActivityMessage { username, secret, activity: of.activity()?.check_keys()? }
             }
-            "AUTHENTICATE" => Message::Authenticate { secret: of("AUTHENTICATE").secret()? },
+            "ATTACH_ANSWER" => {
+                let of = of("ATTACH_ANSWER");
+                Message::AttachAnswer(AttachAnswer {
+                    request: of.object("request", self.request)?,
+                    trail: of.object("trail", self.trail)?,
+                    refused: of.optional_object("refused", self.refused)?,
+                })
+            }
+            "ATTACH_REQUEST" => {
+                let of = of("ATTACH_REQUEST");
+                Message::AttachRequest(AttachRequest {
+                    applicant: of.object("applicant", self.applicant)?,
+                    trail: of.object("trail", self.trail)?,
+                })
+            }
+            "AUTHENTICATE" => {
+                let of = of("AUTHENTICATE");
+                // A plain dialler may have a field of that name for reasons of its own.
+                let node = of.optional_object("node", self.node).unwrap_or_default();
+                Message::Authenticate { secret: of.secret()?, node }
+            }
             // Whatever their form: what they say is only logged.
             "AUTHENTICATION_FAIL" => {
                 Message::AuthenticationFail { info: of("AUTHENTICATION_FAIL").info().unwrap_or_default() }
             }
+            "HEARTBEAT" => Message::Heartbeat { tree: of("HEARTBEAT").optional_object("tree", self.tree)? },
             "INVALID_MESSAGE" => Message::InvalidMessage { info: of("INVALID_MESSAGE").info().unwrap_or_default() },
+            "LINK_ACCEPTED" => {
+                let of = of("LINK_ACCEPTED");
+                Message::LinkAccepted {
+                    attempt: of.object("attempt", self.attempt)?,
+                    id: of.string("id", self.id)?,
+                    tree: of.object("tree", self.tree)?,
+                }
+            }
+            "LINK_REFUSED" => {
+                let of = of("LINK_REFUSED");
+                Message::LinkRefused {
+                    attempt: of.object("attempt", self.attempt)?,
+                    reason: of.object("reason", self.reason)?,
+                    info: of.info()?,
+                }
+            }
             "LOCK_ALLOWED" => {
                 let of = of("LOCK_ALLOWED");
                 Message::LockAllowed {
@@ -370,6 +623,7 @@ impl<'a> Fields<'a> {
             "REGISTER_FAILED" => Message::RegisterFailed { info: of("REGISTER_FAILED").info()? },
             "REGISTER_SUCCESS" => Message::RegisterSuccess { info: of("REGISTER_SUCCESS").info()? },
             "SERVER_ANNOUNCE" => Message::ServerAnnounce(of("SERVER_ANNOUNCE").announce()?),
+            "SERVER_QUIT" => Message::ServerQuit { target: of("SERVER_QUIT").optional_object("target", self.target)? },
             unknown => return Err(WireError::UnknownCommand(quote(unknown))),
         })
     }
@@ -397,6 +651,19 @@ impl Of<'_> {
 
     fn string(&self, field: &'static str, raw: Option<&RawValue>) -> Result<String, WireError> {
         self.optional_string(field, raw)?.ok_or_else(|| self.missing(field))
+    }
+
+    /// A field whose form is that of a type of the extensions. Unknown members of it are ignored.
+    fn optional_object<T: DeserializeOwned>(
+        &self,
+        field: &'static str,
+        raw: Option<&RawValue>,
+    ) -> Result<Option<T>, WireError> {
+        raw.map(|raw| serde_json::from_str(raw.get()).map_err(|_| self.wrong(field, "of its type"))).transpose()
+    }
+
+    fn object<T: DeserializeOwned>(&self, field: &'static str, raw: Option<&RawValue>) -> Result<T, WireError> {
+        self.optional_object(field, raw)?.ok_or_else(|| self.missing(field))
     }
 
     fn integer(&self, field: &'static str, raw: Option<&RawValue>) -> Result<i64, WireError> {
@@ -469,6 +736,38 @@ mod tests {
         Credentials { username: "aaron".into(), secret: "s3".into() }
     }
 
+    fn request() -> Request {
+        Request { id: "n2".into(), incarnation: 5, attempt: 3 }
+    }
+
+    fn applicant(reign: Reign) -> Applicant {
+        let key = FragmentKey { reign, root: "n2".into() };
+        Applicant { protocol: 1, request: request(), hostname: "h".into(), port: 3780, key }
+    }
+
+    fn position() -> TreePosition {
+        let key = FragmentKey { reign: Reign::Settled(0), root: "n0".into() };
+        TreePosition { key, path: vec!["n0".into(), "n1".into()] }
+    }
+
+    #[test]
+    fn the_smaller_reign_wins_then_the_smaller_root_and_unsettled_is_the_largest() {
+        let key = |reign, root: &str| FragmentKey { reign, root: root.into() };
+        let mut keys = [
+            key(Reign::Unsettled, "a"),
+            key(Reign::Settled(u64::MAX), "a"),
+            key(Reign::Settled(1), "a"),
+            key(Reign::Settled(0), "b"),
+            key(Reign::Settled(0), "a"),
+        ];
+        keys.sort();
+        let reigns = keys.map(|key| (key.reign, key.root));
+        let expected =
+            [(0, "a"), (0, "b"), (1, "a"), (u64::MAX, "a")].map(|(r, id)| (Reign::Settled(r), id.to_owned()));
+        assert_eq!(reigns[..4], expected);
+        assert_eq!(reigns[4].0, Reign::Unsettled);
+    }
+
     /// One of each, with the exact bytes it has on the wire.
     fn examples() -> Vec<(Message, &'static str)> {
         let info = || String::from("text");
@@ -486,7 +785,48 @@ mod tests {
                 Message::ActivityBroadcast { activity: activity() },
                 r#"{"command":"ACTIVITY_BROADCAST","activity":{"n":1.0}}"#,
             ),
-            (Message::Authenticate { secret: "s3".into() }, r#"{"command":"AUTHENTICATE","secret":"s3"}"#),
+            (Message::Authenticate { secret: "s3".into(), node: None }, r#"{"command":"AUTHENTICATE","secret":"s3"}"#),
+            (
+                Message::Authenticate { secret: "s3".into(), node: Some(applicant(Reign::Settled(7))) },
+                r#"{"command":"AUTHENTICATE","secret":"s3","node":{"protocol":1,"id":"n2","incarnation":5,"attempt":3,"hostname":"h","port":3780,"key":{"reign":7,"root":"n2"}}}"#,
+            ),
+            (
+                Message::AttachRequest(AttachRequest {
+                    applicant: applicant(Reign::Unsettled),
+                    trail: vec!["n1".into()],
+                }),
+                r#"{"command":"ATTACH_REQUEST","applicant":{"protocol":1,"id":"n2","incarnation":5,"attempt":3,"hostname":"h","port":3780,"key":{"root":"n2"}},"trail":["n1"]}"#,
+            ),
+            (
+                Message::AttachAnswer(AttachAnswer { request: request(), trail: vec![], refused: None }),
+                r#"{"command":"ATTACH_ANSWER","request":{"id":"n2","incarnation":5,"attempt":3},"trail":[]}"#,
+            ),
+            (
+                Message::AttachAnswer(AttachAnswer {
+                    request: request(),
+                    trail: vec!["n1".into()],
+                    refused: Some(RefusalReason::OwnSubtree),
+                }),
+                r#"{"command":"ATTACH_ANSWER","request":{"id":"n2","incarnation":5,"attempt":3},"trail":["n1"],"refused":"OWN_SUBTREE"}"#,
+            ),
+            (Message::Heartbeat { tree: None }, r#"{"command":"HEARTBEAT"}"#),
+            (
+                Message::Heartbeat { tree: Some(position()) },
+                r#"{"command":"HEARTBEAT","tree":{"reign":0,"root":"n0","path":["n0","n1"]}}"#,
+            ),
+            (
+                Message::LinkAccepted { attempt: 3, id: "n1".into(), tree: position() },
+                r#"{"command":"LINK_ACCEPTED","attempt":3,"id":"n1","tree":{"reign":0,"root":"n0","path":["n0","n1"]}}"#,
+            ),
+            (
+                Message::LinkRefused { attempt: 3, reason: RefusalReason::Full, info: info() },
+                r#"{"command":"LINK_REFUSED","attempt":3,"reason":"FULL","info":"text"}"#,
+            ),
+            (Message::ServerQuit { target: None }, r#"{"command":"SERVER_QUIT"}"#),
+            (
+                Message::ServerQuit { target: Some(Target { id: "n0".into(), hostname: "h".into(), port: 3780 }) },
+                r#"{"command":"SERVER_QUIT","target":{"id":"n0","hostname":"h","port":3780}}"#,
+            ),
             (Message::AuthenticationFail { info: info() }, r#"{"command":"AUTHENTICATION_FAIL","info":"text"}"#),
             (Message::InvalidMessage { info: info() }, r#"{"command":"INVALID_MESSAGE","info":"text"}"#),
             (
@@ -654,7 +994,7 @@ mod tests {
 
         #[test]
         fn a_mutated_line_is_refused_or_read_and_never_panics(
-            which in 0_usize..20, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..6),
+            which in 0_usize..30, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..6),
         ) {
             let (_, line) = examples().remove(which);
             let mut bytes = line.as_bytes().to_vec();

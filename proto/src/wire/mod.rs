@@ -17,5 +17,5 @@ pub mod secret;
 pub use activity::Activity;
 pub use codec::LineDecoder;
 pub use error::WireError;
-pub use message::{Credentials, Message, ServerAnnounce};
+pub use message::{Credentials, FragmentKey, Message, Reign, ServerAnnounce};
 pub use secret::Secret;

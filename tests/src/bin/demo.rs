@@ -128,7 +128,7 @@ async fn log_in(address: SocketAddr) -> Result<Session> {
 /// Watches the loads as another server would see them: over a link to the root that announces nothing itself.
 async fn observe(root: SocketAddr, tasks: &mut JoinSet<Result<()>>) -> Result<watch::Receiver<Loads>> {
     let mut stream = TcpStream::connect(root).await.context("can't connect to the root")?;
-    stream.write_all(&Message::Authenticate { secret: SECRET.into() }.to_line()).await?;
+    stream.write_all(&Message::Authenticate { secret: SECRET.into(), node: None }.to_line()).await?;
     let (seen, loads) = watch::channel(Loads::new());
     tasks.spawn(async move {
         let mut decoder = LineDecoder::new(1 << 20);

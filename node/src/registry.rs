@@ -1,0 +1,290 @@
+//! Talking to the masters: one task and one stream for each, so that one that hangs holds up nobody. Masters advise; what
+//! they say is handed to the core, which decides.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arborcast_core::{Config, TreeView};
+use arborcast_proto::registry::advice::Kind;
+use arborcast_proto::registry::registry_client::RegistryClient;
+use arborcast_proto::registry::{Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState};
+use arborcast_proto::wire::message::Target;
+use arborcast_proto::wire::{FragmentKey, Reign};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+use tracing::{debug, info, warn};
+
+use crate::memory::Memory;
+use crate::net::Inbound;
+use crate::settings::Masters;
+
+/// How long connecting to a master may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long the masters together may take to answer; less than the core waits.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// How often a quiet connection to a master is asked whether it still stands.
+const KEEPALIVE: Duration = Duration::from_secs(2);
+
+/// The pause before a lost master is tried again, at first and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long changes of what is remembered may wait to be written.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+
+/// Of a row of failures the first and every so many are logged as a warning.
+const WARN_EVERY: u32 = 30;
+
+type Secret = MetadataValue<Ascii>;
+
+/// The masters as the driver sees them.
+pub(crate) struct Registry {
+    clients: Vec<Client>,
+    template: NodeReport,
+    reports: watch::Sender<NodeReport>,
+    remembered: watch::Sender<Vec<Target>>,
+}
+
+/// One master.
+#[derive(Clone)]
+struct Client {
+    address: String,
+    channel: Channel,
+    secret: Secret,
+}
+
+impl Registry {
+    /// Starts a task for each master, and one that keeps what is remembered, all of which end with `ended`.
+    pub(crate) fn start(
+        masters: &Masters,
+        config: &Config,
+        inbox: &mpsc::Sender<Inbound>,
+        ended: &CancellationToken,
+        tasks: &mut JoinSet<()>,
+    ) -> Self {
+        let template = template(config);
+        let (reports, remembered) = (watch::Sender::new(template.clone()), watch::Sender::new(Vec::new()));
+        let clients: Vec<Client> =
+            masters.addresses.iter().filter_map(|address| Client::new(address, config)).collect();
+        for client in clients.clone() {
+            let task = client.keep_reporting(reports.subscribe(), inbox.clone());
+            tasks.spawn(until(ended.clone(), task));
+        }
+        if let Some(path) = masters.memory.clone() {
+            let (id, incarnation) = (template.node_id.clone(), template.incarnation);
+            let memory = Memory { id, incarnation, servers: Vec::new() };
+            tasks.spawn(until(ended.clone(), keep(memory, path, remembered.subscribe())));
+        }
+        Self { clients, template, reports, remembered }
+    }
+
+    /// Tells the masters where the node stands, if that has changed.
+    pub(crate) fn report<'a>(&self, view: &TreeView, remembered: impl Iterator<Item = &'a Target>) {
+        let report = report(&self.template, view);
+        self.reports.send_if_modified(|last| std::mem::replace(last, report.clone()) != report);
+        let remembered: Vec<Target> = remembered.cloned().collect();
+        self.remembered.send_if_modified(|last| std::mem::replace(last, remembered.clone()) != remembered);
+    }
+
+    /// Asks all masters at once. The first that names somebody is listened to; a bounded time is waited for the others.
+    pub(crate) fn find_parent(&self, view: &TreeView) -> impl Future<Output = Vec<Target>> + Send + use<> {
+        let request = FindParentRequest {
+            node_id: self.template.node_id.clone(),
+            incarnation: self.template.incarnation,
+            key: Some(reported_key(&view.position.key)),
+            leave_out: Vec::new(),
+        };
+        let mut questions: FuturesUnordered<_> =
+            self.clients.iter().cloned().map(|client| client.find_parent(request.clone())).collect();
+        async move {
+            let first_useful = async {
+                while let Some(candidates) = questions.next().await {
+                    if !candidates.is_empty() {
+                        return candidates;
+                    }
+                }
+                Vec::new()
+            };
+            timeout(ANSWER_TIMEOUT, first_useful).await.unwrap_or_default()
+        }
+    }
+}
+
+impl Client {
+    fn new(address: &str, config: &Config) -> Option<Self> {
+        let secret = format!("Bearer {}", config.secret.expose()).parse();
+        let endpoint = Endpoint::from_shared(format!("http://{address}"));
+        let (Ok(mut secret), Ok(endpoint)) = (secret, endpoint) else {
+            // The command line has checked both.
+            warn!(master = address, "can't be used as a master");
+            return None;
+        };
+        Secret::set_sensitive(&mut secret, true);
+        let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEPALIVE);
+        let channel = endpoint.keep_alive_timeout(KEEPALIVE).connect_lazy();
+        Some(Self { address: address.to_owned(), channel, secret })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.metadata_mut().insert("authorization", self.secret.clone());
+        request
+    }
+
+    async fn find_parent(self, request: FindParentRequest) -> Vec<Target> {
+        let request = self.request(request);
+        match RegistryClient::new(self.channel.clone()).find_parent(request).await {
+            Ok(answer) => targets(answer.into_inner().candidates),
+            Err(status) => {
+                debug!(master = self.address, %status, "a master can't tell a parent");
+                Vec::new()
+            }
+        }
+    }
+
+    /// One stream after the other, for ever.
+    async fn keep_reporting(self, reports: watch::Receiver<NodeReport>, inbox: mpsc::Sender<Inbound>) {
+        let mut failures = 0_u32;
+        loop {
+            let status = self.report(reports.clone(), &inbox, &mut failures).await;
+            if failures.is_multiple_of(WARN_EVERY) {
+                warn!(master = self.address, %status, failures, "no contact with this master");
+            } else {
+                debug!(master = self.address, %status, failures, "no contact with this master");
+            }
+            let pause = PAUSE.0.saturating_mul(1 << failures.min(8)).min(PAUSE.1);
+            failures = failures.saturating_add(1);
+            sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
+        }
+    }
+
+    /// One stream, until it breaks.
+    async fn report(
+        &self,
+        reports: watch::Receiver<NodeReport>,
+        inbox: &mpsc::Sender<Inbound>,
+        failures: &mut u32,
+    ) -> Status {
+        let mut advice = match RegistryClient::new(self.channel.clone()).report(self.request(stream(reports))).await {
+            Ok(advice) => advice.into_inner(),
+            Err(status) => return status,
+        };
+        loop {
+            let kind = match advice.message().await {
+                Ok(Some(advice)) => advice.kind,
+                Ok(None) => return Status::new(Code::Unavailable, "the master ended the stream"),
+                Err(status) => return status,
+            };
+            let inbound = match kind {
+                Some(Kind::Welcome(welcome)) => {
+                    *failures = 0;
+                    info!(master = self.address, id = welcome.master_id, warming = welcome.warming, "master found");
+                    continue;
+                }
+                Some(Kind::Fragment(other)) => Inbound::Advised { candidates: targets(other.candidates) },
+                Some(Kind::Drain(_)) => {
+                    info!(master = self.address, "asked to drain");
+                    Inbound::Drain
+                }
+                None => continue,
+            };
+            if inbox.send(inbound).await.is_err() {
+                return Status::cancelled("the node has stopped");
+            }
+        }
+    }
+}
+
+/// The reports as a stream: the state at once, then at every change and with every heartbeat.
+fn stream(reports: watch::Receiver<NodeReport>) -> impl futures_util::Stream<Item = NodeReport> + Send + 'static {
+    futures_util::stream::unfold((reports, true), |(mut reports, is_first)| async move {
+        let heartbeat = Duration::from_millis(reports.borrow().heartbeat_interval_ms.into());
+        if !is_first && let Ok(Err(_closed)) = timeout(heartbeat, reports.changed()).await {
+            return None;
+        }
+        let report = reports.borrow_and_update().clone();
+        Some((report, (reports, false)))
+    })
+}
+
+/// Writes what is remembered whenever it has changed, not too often.
+async fn keep(mut memory: Memory, path: PathBuf, mut remembered: watch::Receiver<Vec<Target>>) {
+    while remembered.changed().await.is_ok() {
+        sleep(SAVE_AFTER).await;
+        memory.servers.clone_from(&remembered.borrow_and_update());
+        let (written, to) = (memory.clone(), path.clone());
+        match tokio::task::spawn_blocking(move || written.save(&to)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(path = %path.display(), %error, "can't remember the other servers"),
+            Err(_panicked_or_cancelled) => return,
+        }
+    }
+}
+
+async fn until(ended: CancellationToken, task: impl Future<Output = ()>) {
+    let _ = ended.run_until_cancelled(task).await;
+}
+
+/// What is the same in all reports of this run.
+fn template(config: &Config) -> NodeReport {
+    let extensions = config.extensions.as_ref();
+    let interval = extensions.map_or(Duration::from_secs(1), |extensions| extensions.heartbeat_interval);
+    NodeReport {
+        node_id: config.id.clone(),
+        incarnation: extensions.map_or(0, |extensions| extensions.incarnation),
+        hostname: config.hostname.clone(),
+        port: config.port.into(),
+        version: concat!("arborcast-node ", env!("CARGO_PKG_VERSION")).to_owned(),
+        max_children: extensions.map_or(0, |extensions| u32::try_from(extensions.max_children).unwrap_or(u32::MAX)),
+        heartbeat_interval_ms: u32::try_from(interval.as_millis()).unwrap_or(u32::MAX),
+        ..NodeReport::default()
+    }
+}
+
+fn report(template: &NodeReport, view: &TreeView) -> NodeReport {
+    let is_unsettled = view.position.key.reign == Reign::Unsettled;
+    let state = match (view.is_draining, view.is_orphan, is_unsettled) {
+        (true, _, _) => NodeState::Draining,
+        (false, true, _) => NodeState::Orphaned,
+        (false, false, true) => NodeState::Joining,
+        (false, false, false) => NodeState::Live,
+    };
+    NodeReport {
+        key: Some(reported_key(&view.position.key)),
+        parent_id: view.parent.clone().unwrap_or_default(),
+        depth: u32::try_from(view.position.path.len().saturating_sub(1)).unwrap_or(u32::MAX),
+        path: view.position.path.iter().rev().take(MAX_PATH).rev().cloned().collect(),
+        children: view.children.iter().take(MAX_CHILDREN).cloned().collect(),
+        load: view.load as u64,
+        state: state.into(),
+        ..template.clone()
+    }
+}
+
+/// The longest path, and the most children, that a report may hold.
+const MAX_PATH: usize = 512;
+const MAX_CHILDREN: usize = 1024;
+
+fn reported_key(key: &FragmentKey) -> ReportedKey {
+    let (reign, unsettled) = match key.reign {
+        Reign::Settled(reign) => (reign, false),
+        Reign::Unsettled => (0, true),
+    };
+    ReportedKey { reign, root_id: key.root.clone(), unsettled }
+}
+
+fn targets(candidates: Vec<Candidate>) -> Vec<Target> {
+    let target = |candidate: Candidate| {
+        let port = u16::try_from(candidate.port).ok()?;
+        Some(Target { id: candidate.node_id, hostname: candidate.hostname, port })
+    };
+    candidates.into_iter().filter_map(target).collect()
+}
