@@ -179,6 +179,7 @@ impl Cli {
         let bounds = Bounds {
             log_bytes: self.log_bytes,
             max_connections: usize::try_from(self.max_connections).unwrap_or(usize::MAX),
+            max_half_line_bytes: Bounds::default().max_half_line_bytes.max(64 * self.max_line),
             max_waiting_bytes: Bounds::default().max_waiting_bytes.max(4 * self.max_line),
         };
         Ok(Parsed { settings: Settings { core, bind, parent, bounds, masters }, made_secret })

@@ -38,6 +38,9 @@ pub struct Bounds {
     pub log_bytes: u64,
     /// Connections at one time, those that are being closed included. Default 65,536; more are closed unanswered.
     pub max_connections: usize,
+    /// Bytes of half lines that all clients and strangers together may hold. Default 256 MiB; who needs more than is left
+    /// is refused. Lines of less than 16 KiB and those of other servers don't count.
+    pub max_half_line_bytes: usize,
     /// Bytes of answers and control messages that may wait for one connection. Default 8 MiB; beyond it the connection
     /// is closed as too slow.
     pub max_waiting_bytes: usize,
@@ -45,7 +48,12 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { log_bytes: 64 << 20, max_connections: 65_536, max_waiting_bytes: 8 << 20 }
+        Self {
+            log_bytes: 64 << 20,
+            max_connections: 65_536,
+            max_half_line_bytes: 256 << 20,
+            max_waiting_bytes: 8 << 20,
+        }
     }
 }
 

@@ -579,9 +579,8 @@ fn with_one_other_server_a_pair_is_settled_at_once() {
     let mut origin = stage.server("origin");
     let begin = Instant::now();
     stage.flood(&mut origin, &lines::lock_request("aaron", "s"));
-    let mut session = Peer::logged_in(stage.node.address(), "aaron", "s");
+    Peer::logged_in(stage.node.address(), "aaron", "s");
     assert!(begin.elapsed() < LOGIN_WINDOW, "let in after {:?}", begin.elapsed());
-    session.expect_silence();
 }
 
 /// Part I, The login window: "every known server but one": a server that is lost meanwhile is not known any more.

@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use super::broadcast_log::{BroadcastLog, Draft};
 use super::dialer;
 use super::fan_out::{Command, FanOutHandle};
+use super::line_room::LineRoom;
 use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
@@ -55,6 +56,7 @@ pub(super) struct Shared {
     pub(super) inbox: mpsc::Sender<Inbound>,
     pub(super) log: Arc<BroadcastLog>,
     pub(super) pace: Arc<Pace>,
+    pub(super) line_room: LineRoom,
     pub(super) readers: TaskTracker,
     /// Cancelled when the node ends.
     pub(super) ended: CancellationToken,
@@ -187,6 +189,7 @@ impl Driver {
             max_line: self.shared.max_line,
             inbox: self.shared.inbox.clone(),
             gate: self.shared.pace.gate(),
+            line_share: self.shared.line_room.share(),
             ending,
             ended: self.shared.ended.clone(),
             slot,

@@ -16,6 +16,7 @@
 //! - [`transport`]: what a connection and a source of connections are. - [`listener`], [`dialer`]: where they come from.
 //! - `reader`: bytes to lines. - `driver`: the only owner of the core. - `fan_out`, `writer`: lines to sockets.
 //! - `broadcast_log`: the core's log, shared. - `pace`: when publishers have to wait for the fan-out.
+//!   `line_room`: what half lines may hold together.
 //! - `shutdown`: the one way to stop. - `server`: ties them together.
 
 use std::time::Instant;
@@ -24,6 +25,7 @@ mod broadcast_log;
 pub mod dialer;
 mod driver;
 mod fan_out;
+mod line_room;
 pub mod listener;
 mod pace;
 mod reader;

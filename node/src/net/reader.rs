@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_core::{CloseReason, ConnectionId, ReceivedLine};
-use arborcast_proto::wire::{LineDecoder, Message};
+use arborcast_proto::wire::{LineDecoder, Message, WireError};
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt as _, sink};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::Inbound;
+use super::line_room::LineShare;
 use super::pace::Gate;
 use super::transport::ReadHalf;
 use super::writer::Ending;
@@ -34,6 +35,7 @@ pub(super) struct Reader {
     pub(super) max_line: usize,
     pub(super) inbox: mpsc::Sender<Inbound>,
     pub(super) gate: Gate,
+    pub(super) line_share: LineShare,
     pub(super) ending: Arc<Ending>,
     /// Cancelled when the whole node ends.
     pub(super) ended: CancellationToken,
@@ -73,7 +75,10 @@ impl Reader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return CloseReason::Failed,
             }
-            let lines = take_lines(&mut decoder);
+            let mut lines = take_lines(&mut decoder);
+            if !self.line_share.hold(decoder.pending()) && !self.ending.is_link() {
+                lines.push(ReceivedLine { bytes: Bytes::new(), message: Err(WireError::NoRoom) });
+            }
             let is_valid = lines.last().is_none_or(|line| line.message.is_ok());
             if !lines.is_empty() {
                 if lines.iter().any(is_activity) {

@@ -19,6 +19,7 @@ use super::broadcast_log::BroadcastLog;
 use super::dialer::dial_parent;
 use super::driver::{Driver, INBOX_BATCHES, Inbound, Shared};
 use super::fan_out::FanOut;
+use super::line_room::LineRoom;
 use super::listener::{self, accept_all};
 use super::pace::Pace;
 use super::transport::{Accept, Connection};
@@ -98,6 +99,7 @@ async fn serve(
         inbox: inbox.clone(),
         log: Arc::new(BroadcastLog::new(bounds.log_bytes)),
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
+        line_room: LineRoom::new(bounds.max_half_line_bytes),
         readers: TaskTracker::new(),
         ended: ended.clone(),
         slots: Arc::clone(&slots),

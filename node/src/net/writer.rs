@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -25,15 +26,25 @@ const MAX_WRITE_BYTES: usize = 256 << 10;
 /// Writes before another connection's turn.
 const MAX_WRITES: usize = 8;
 
-/// That a connection is to end, shared by its reader, its writer and the driver.
+/// What a connection's reader, its writer and the driver tell each other: that it is to end, and who it is.
 pub(super) struct Ending {
     token: CancellationToken,
     reason: OnceLock<CloseReason>,
+    is_link: AtomicBool,
 }
 
 impl Ending {
     pub(super) fn new() -> Self {
-        Self { token: CancellationToken::new(), reason: OnceLock::new() }
+        Self { token: CancellationToken::new(), reason: OnceLock::new(), is_link: AtomicBool::new(false) }
+    }
+
+    /// The connection is a link to another server.
+    pub(super) fn become_link(&self) {
+        self.is_link.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_link(&self) -> bool {
+        self.is_link.load(Ordering::Relaxed)
     }
 
     /// The core has closed the connection.
@@ -79,7 +90,6 @@ pub(super) struct Writer {
     half: WriteHalf,
     ending: Arc<Ending>,
     cursor: Option<Cursor>,
-    is_link: bool,
     own_lines: VecDeque<(Position, Bytes)>,
     own_bytes: usize,
     /// After which position the stream ends.
@@ -95,7 +105,6 @@ impl Writer {
             half,
             ending,
             cursor: None,
-            is_link: false,
             own_lines: VecDeque::new(),
             own_bytes: 0,
             finish_after: None,
@@ -117,7 +126,9 @@ impl Writer {
     /// From `position` on the connection gets what is published.
     pub(super) fn subscribe(&mut self, position: Position, is_link: bool) {
         self.cursor = Some(Cursor::new(position, self.connection));
-        self.is_link = is_link;
+        if is_link {
+            self.ending.become_link();
+        }
     }
 
     /// Ends the stream behind everything published before `after`.
@@ -133,7 +144,11 @@ impl Writer {
     /// moved, and whether it is a link.
     pub(super) fn lag(&self, end: Position, now: Instant) -> Option<(u64, Duration, bool)> {
         let cursor = self.cursor.as_ref().filter(|_| self.finish_after.is_none())?;
-        Some((end.0.saturating_sub(cursor.position().0), now.saturating_duration_since(self.moved), self.is_link))
+        Some((
+            end.0.saturating_sub(cursor.position().0),
+            now.saturating_duration_since(self.moved),
+            self.ending.is_link(),
+        ))
     }
 
     /// Whether the log, which starts at `start`, no longer holds what comes next.

@@ -17,6 +17,9 @@ pub enum WireError {
         /// The receiver's limit, in bytes without the line ending.
         limit: usize,
     },
+    /// The receiver holds too many half lines for another long one.
+    #[error("there is no room for another long line at the moment")]
+    NoRoom,
     /// Not UTF-8.
     #[error("the received line is not UTF-8")]
     NotUtf8,
