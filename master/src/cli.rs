@@ -1,0 +1,196 @@
+//! The command line of `arborcast-master`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use arborcast_proto::wire::Secret;
+use clap::Parser;
+
+use crate::settings::{Bounds, Settings};
+use crate::topology::Limits;
+
+const EXAMPLES: &str = "\
+Examples:
+  Two masters on one machine, which is redundancy enough; they never talk to each other:
+    arborcast-master -s SECRET
+    arborcast-master -s SECRET --listen 127.0.0.1:7101
+  For nodes on other machines, with the secret in a file, so that it doesn't show in the list of processes:
+    arborcast-master --listen 0.0.0.0:7100 --secret-file /etc/arborcast/secret
+  What it knows (any gRPC tool works, since the server describes itself):
+    grpcurl -plaintext localhost:7100 list
+    grpcurl -plaintext localhost:7100 describe arborcast.registry.v1.Registry
+    grpcurl -plaintext localhost:7100 arborcast.registry.v1.Registry/GetTopology
+    grpcurl -plaintext -d '{\"node_id\": \"tree1\"}' localhost:7100 arborcast.registry.v1.Registry/GetNode
+    grpcurl -plaintext localhost:7100 arborcast.registry.v1.Registry/WatchTopology
+    grpcurl -plaintext localhost:7100 grpc.health.v1.Health/Check
+  Ask a node to hand over and stop:
+    grpcurl -plaintext -H 'authorization: Bearer SECRET' -d '{\"node_id\": \"tree1\"}' \\
+      localhost:7100 arborcast.registry.v1.Registry/DrainNode
+
+On standard output comes only `listening on ADDRESS`; logs go to standard error, as much as RUST_LOG asks for (info if
+unset). SIGINT and SIGTERM close everything cleanly; a second one ends it at once.
+A master keeps nothing: started again, it knows the tree as soon as the nodes have reported, and says NOT_SERVING to
+health checks until --warm-up has passed.
+Exit codes: 0 stopped, 1 could not start, 2 unusable command line.";
+
+/// A registry of an arborcast tree: nodes report to it, and orphans ask it where to go. Run two of them.
+#[derive(Debug, Parser)]
+#[command(name = "arborcast-master", version, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7100", value_parser = host_and_port)]
+    listen: (String, u16),
+    /// The cluster's secret, the same as the nodes'
+    #[arg(short, long, env = "ARBORCAST_SECRET", hide_env_values = true)]
+    secret: Option<String>,
+    /// A file that holds the cluster's secret
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// For how long after the start to say that not everybody may be known: the nodes' heartbeat interval
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = warm_up)]
+    warm_up: Duration,
+    /// Most nodes at one time
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    max_nodes: u32,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub struct Parsed {
+    /// The host to listen on.
+    pub host: String,
+    /// The port there.
+    pub port: u16,
+    /// The settings.
+    pub settings: Settings,
+}
+
+impl Cli {
+    /// Reads and checks the command line.
+    ///
+    /// # Errors
+    /// Clap's, also for `--help` and `--version`; its `exit` prints it to the right place with the right code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, clap::Error> {
+        Self::try_parse_from(arguments)?.check()
+    }
+
+    fn check(self) -> Result<Parsed, clap::Error> {
+        let secret = match (self.secret_file, self.secret) {
+            (Some(file), _) => read_secret(&file).map_err(|why| unusable(&why))?,
+            (None, Some(secret)) => secret,
+            (None, None) => return Err(unusable("the cluster's secret is needed: give it with -s or --secret-file")),
+        };
+        if secret.is_empty() {
+            return Err(unusable("the secret is empty: give the cluster's with -s or --secret-file"));
+        }
+        if secret.contains(char::is_control) {
+            return Err(unusable("the secret has a control character, which a gRPC call can't carry"));
+        }
+        let defaults = Settings::new(Secret::from(secret));
+        let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
+        let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
+        let (host, port) = self.listen;
+        Ok(Parsed { host, port, settings })
+    }
+}
+
+/// The bounds that go with a number of nodes: each keeps a connection and a stream, and lists about a hundred ids.
+fn bounds_for(nodes: usize) -> Bounds {
+    let defaults = Bounds::default();
+    let listed_ids = defaults.topology.listed_ids.max(nodes.saturating_mul(100));
+    Bounds {
+        topology: Limits { nodes, listed_ids },
+        connections: defaults.connections.max(nodes.saturating_mul(2)),
+        report_streams: nodes.saturating_add(1_000),
+        ..defaults
+    }
+}
+
+fn host_and_port(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("a host, a colon and a port, such as 127.0.0.1:7100")?;
+    let port = port.parse().map_err(|_| format!("`{port}` is no port: a number from 0 to 65535"))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if host.is_empty() || (bare.is_none() && host.contains(':')) {
+        return Err("a host, a colon and a port, such as 127.0.0.1:7100, or [::1]:7100".into());
+    }
+    Ok((bare.unwrap_or(host).to_owned(), port))
+}
+
+fn warm_up(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let most = Duration::from_secs(60);
+    if duration <= most {
+        Ok(duration)
+    } else {
+        Err(format!("{text} is more than {}", humantime::format_duration(most)))
+    }
+}
+
+fn read_secret(file: &PathBuf) -> Result<String, String> {
+    let text =
+        fs::read_to_string(file).map_err(|error| format!("cannot read --secret-file {}: {error}", file.display()))?;
+    let secret = text.trim_end_matches(['\n', '\r']);
+    if secret.is_empty() {
+        return Err(format!("--secret-file {} is empty: write the cluster's secret into it", file.display()));
+    }
+    Ok(secret.to_owned())
+}
+
+fn unusable(why: &str) -> clap::Error {
+    <Cli as clap::CommandFactory>::command().error(clap::error::ErrorKind::ValueValidation, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Parsed, clap::Error> {
+        Cli::read(std::iter::once("arborcast-master").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn a_secret_is_all_that_is_needed() {
+        let Parsed { host, port, settings } = read("-s x").unwrap();
+        assert_eq!((host.as_str(), port), ("127.0.0.1", 7100));
+        assert_eq!(settings.warm_up, Duration::from_secs(2));
+        assert_eq!(settings.secret, "x".into());
+        assert_ne!(settings.master_id, read("-s x").unwrap().settings.master_id, "each start has its own id");
+    }
+
+    #[test]
+    fn addresses_are_hosts_and_ports() {
+        for (text, host, port) in [("h:0", "h", 0), ("[::1]:7100", "::1", 7100), ("0.0.0.0:1", "0.0.0.0", 1)] {
+            let parsed = read(&format!("-s x --listen {text}")).unwrap();
+            assert_eq!((parsed.host.as_str(), parsed.port), (host, port));
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_the_way_out() {
+        for (line, hint) in [
+            ("--listen h:1 --secret-file /nowhere/at/all", "/nowhere/at/all"),
+            ("-s x --listen 7100", "127.0.0.1:7100"),
+            ("-s x --listen h:70000", "70000"),
+            ("-s x --listen ::1:7100", "[::1]:7100"),
+            ("-s x --listen :7100", "127.0.0.1:7100"),
+            ("-s x --warm-up soon", "soon"),
+            ("-s x --warm-up 2h", "1m"),
+            ("-s x --max-nodes 0", "0"),
+            ("--secret=", "-s"),
+            ("--frobnicate", "--frobnicate"),
+        ] {
+            let error = read(line).unwrap_err();
+            assert_eq!(error.exit_code(), 2, "{line}");
+            assert!(error.to_string().contains(hint), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_bounds_grow_with_the_nodes() {
+        assert_eq!(format!("{:?}", bounds_for(10_000).topology), format!("{:?}", Limits::default()));
+        let bounds = bounds_for(100_000);
+        assert!(bounds.connections > 100_000 && bounds.report_streams > 100_000);
+    }
+}

@@ -1,0 +1,59 @@
+//! `arborcast-master`: reads the command line, runs one master, and says how it ended.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use arborcast_master::cli::{Cli, Parsed};
+use arborcast_master::shutdown::StopSignals;
+use arborcast_master::{connections, listen, serve};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    // Where the operating system does not let us have more files we do with those it gives.
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) => debug!(limit, "open files"),
+        Err(error) => debug!(%error, "can't raise the limit of open files"),
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(run(parsed)),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "arborcast-master: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(Parsed { host, port, settings }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = StopSignals::install()?;
+    let stop = CancellationToken::new();
+    let forwarder = tokio::spawn(signals.forward(stop.clone()));
+    let listener = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        listener = listen(&host, port) => listener?,
+    };
+    say(&format!("listening on {}", listener.local_addr()?));
+    let outcome = serve(connections(listener), settings, stop).await;
+    forwarder.abort();
+    Ok(outcome?)
+}
+
+/// A line for whoever started the master. That nobody reads it is no reason not to serve.
+fn say(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()) {
+        error!(%error, "can't write to standard output");
+    }
+}

@@ -1,0 +1,204 @@
+//! The topology and the streams that own it, shared by all calls.
+//!
+//! There is one lock, and nothing is awaited and nothing is sent to a peer that could block while it is held.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arborcast_proto::registry::{Advice, Drain, Welcome, advice};
+use tokio::sync::Notify;
+use tonic::Status;
+
+use crate::outbox::Outbox;
+use crate::topology::candidates::{Asker, Candidate};
+use crate::topology::{DrainRefusal, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
+
+/// What one master knows.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    master_id: String,
+    started: Instant,
+    warm_up: Duration,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    topology: Topology,
+    streams: HashMap<StreamId, Outbox<Advice>>,
+    last_stream: u64,
+}
+
+/// What was known at one moment.
+#[derive(Debug)]
+pub(crate) struct Picture {
+    /// The nodes.
+    pub(crate) topology: Topology,
+    /// The moment.
+    pub(crate) now: Instant,
+    /// The same on the calendar.
+    pub(crate) at: SystemTime,
+    /// How long the master had been running.
+    pub(crate) uptime: Duration,
+    /// Whether it was warming.
+    pub(crate) warming: bool,
+}
+
+impl Registry {
+    /// Knows nobody, and starts to warm up.
+    pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits) -> Self {
+        let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
+        Self { master_id, started: Instant::now(), warm_up, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// What the master calls itself.
+    pub(crate) fn master_id(&self) -> &str {
+        &self.master_id
+    }
+
+    /// Whether it has only just started and may not know everybody.
+    pub(crate) fn is_warming(&self) -> bool {
+        self.started.elapsed() < self.warm_up
+    }
+
+    /// Waits until something has changed since it was waited for last.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What is known now.
+    pub(crate) fn picture(&self) -> Picture {
+        let topology = self.lock().topology.clone();
+        let now = Instant::now();
+        let uptime = now.saturating_duration_since(self.started);
+        Picture { topology, now, at: SystemTime::now(), uptime, warming: uptime < self.warm_up }
+    }
+
+    /// A new stream, later than all before it.
+    pub(crate) fn open_stream(&self, outbox: Outbox<Advice>) -> StreamId {
+        let mut state = self.lock();
+        state.last_stream += 1;
+        let stream = StreamId(state.last_stream);
+        state.streams.insert(stream, outbox);
+        stream
+    }
+
+    /// The stream has ended, and what it owned goes.
+    pub(crate) fn close_stream(&self, stream: StreamId, id: Option<&NodeId>) {
+        let mut state = self.lock();
+        state.streams.remove(&stream);
+        let was_owner = id.is_some_and(|id| state.topology.end_stream(stream, id));
+        drop(state);
+        if was_owner {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Takes a report. A stream that the node had before is ended.
+    ///
+    /// # Errors
+    /// When it does not count.
+    pub(crate) fn report(&self, stream: StreamId, report: Report) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        let accepted = state.topology.report(stream, report, Instant::now())?;
+        let replaced = accepted.replaced.and_then(|replaced| state.streams.get(&replaced).cloned());
+        drop(state);
+        if let Some(replaced) = replaced {
+            replaced.end(Status::aborted("a later stream of this node replaced this one"));
+        }
+        if accepted.is_news {
+            self.changed.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The first thing that a registered node hears.
+    pub(crate) fn welcome(&self) -> Advice {
+        let welcome = Welcome { master_id: self.master_id.clone(), warming: self.is_warming() };
+        Advice { kind: Some(advice::Kind::Welcome(welcome)) }
+    }
+
+    /// Tells the node that owns a stream. False if it has no room for more, or is gone.
+    pub(crate) fn advise(&self, stream: StreamId, advice: Advice) -> bool {
+        let outbox = self.lock().streams.get(&stream).cloned();
+        outbox.is_some_and(|outbox| outbox.offer(advice))
+    }
+
+    /// Where a root could attach.
+    ///
+    /// # Errors
+    /// When a later start of the asker is registered.
+    pub(crate) fn find_parent(&self, asker: &Asker) -> Result<Vec<Candidate>, Refusal> {
+        self.lock().topology.find_parent(asker, Instant::now())
+    }
+
+    /// Asks a node to drain. None if its stream does not take it.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub(crate) fn drain(
+        &self,
+        id: &NodeId,
+        incarnation: Option<Incarnation>,
+    ) -> Result<Option<Incarnation>, DrainRefusal> {
+        let (stream, registered) = self.lock().topology.request_drain(id, incarnation, Instant::now())?;
+        let is_told = self.advise(stream, Advice { kind: Some(advice::Kind::Drain(Drain {})) });
+        if !is_told {
+            self.lock().topology.forget_drain(id, stream);
+        }
+        self.changed.notify_one();
+        Ok(is_told.then_some(registered))
+    }
+
+    /// Each change is one assignment or one map operation, so what a panicking thread leaves is still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::outbox::outbox;
+    use crate::topology::{FragmentKey, State};
+
+    fn root(id: &str) -> Report {
+        Report {
+            id: id.into(),
+            incarnation: Incarnation(1),
+            hostname: "host".into(),
+            port: 1,
+            version: String::new(),
+            key: FragmentKey { unsettled: false, reign: 0, root: id.into() },
+            parent: None,
+            path: vec![id.into()],
+            depth: 0,
+            children: Vec::new(),
+            max_children: 1,
+            load: 0,
+            state: State::Live,
+            heartbeat_interval: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn a_node_that_reads_nothing_is_not_taken_to_be_draining() {
+        let registry = Registry::new("m".into(), Duration::ZERO, Limits::default());
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let (outbox, _unread) = outbox(1, permit);
+        let stream = registry.open_stream(outbox);
+        registry.report(stream, root("a")).unwrap();
+        assert!(registry.advise(stream, registry.welcome()), "there is room for one");
+        let id = NodeId::from("a");
+        assert_eq!(registry.drain(&id, None), Ok(None));
+        assert!(!registry.picture().topology.entry("a").unwrap().drain_requested);
+        registry.close_stream(stream, Some(&id));
+        assert_eq!(registry.drain(&id, None), Err(DrainRefusal::Unknown(id)));
+    }
+}
