@@ -9,6 +9,7 @@
 //! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
+//! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
@@ -20,5 +21,6 @@ pub mod node;
 pub mod peer;
 pub mod process;
 pub mod stage;
+pub mod storm;
 pub mod tree;
 pub mod wait;
