@@ -207,7 +207,11 @@ impl Client {
 fn stream(reports: watch::Receiver<NodeReport>) -> impl futures_util::Stream<Item = NodeReport> + Send + 'static {
     futures_util::stream::unfold((reports, true), |(mut reports, is_first)| async move {
         let heartbeat = Duration::from_millis(reports.borrow().heartbeat_interval_ms.into());
-        if !is_first && let Ok(Err(_closed)) = timeout(heartbeat, reports.changed()).await {
+        if is_first {
+            // Nothing has been said before the core has started.
+            let started = reports.wait_for(|report| report.state() != NodeState::Unspecified).await;
+            drop(started.ok()?);
+        } else if let Ok(Err(_closed)) = timeout(heartbeat, reports.changed()).await {
             return None;
         }
         let report = reports.borrow_and_update().clone();

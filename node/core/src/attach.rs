@@ -10,6 +10,7 @@ use crate::error::Refusal;
 use crate::event::{Action, CloseReason};
 use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
+use crate::load::OtherServer;
 use crate::node::{Node, Role};
 use crate::timer::Timer;
 
@@ -50,9 +51,18 @@ impl Node {
             // A child that comes again has lost its link before we did.
             Some((_, child)) if child.request < *request => None,
             Some(_) => Some(RefusalReason::IdInUse),
+            None if self.is_elsewhere(applicant) => Some(RefusalReason::IdInUse),
             None if self.is_full() => Some(RefusalReason::Full),
             None => None,
         }
+    }
+
+    /// Whether another server is known under the applicant's id, at another address.
+    fn is_elsewhere(&self, applicant: &Applicant) -> bool {
+        let known = self.servers.get(&applicant.request.id);
+        let is_there =
+            |server: &OtherServer| server.hostname == applicant.hostname && server.port == i64::from(applicant.port);
+        known.is_some_and(|server| !is_there(server))
     }
 
     fn is_full(&self) -> bool {
@@ -83,12 +93,22 @@ impl Node {
         match self.fragment.judge(applicant) {
             Ok(()) => {
                 self.cancel_attempt(now, out);
+                self.leave_former_parents_that_may_come_below(now, out);
                 None
             }
             Err(reason) => {
                 self.turn_request_around(now, applicant, reason, out);
                 Some(reason)
             }
+        }
+    }
+
+    /// A parent that is about to stop goes on relaying until we are attached elsewhere. It may itself be in the fragment
+    /// that comes below us now, and then that link would close a circle. Not so where it was a root that named us its
+    /// successor: such a parent has nobody above, and those below leave it when they come here.
+    fn leave_former_parents_that_may_come_below(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if !self.is_successor {
+            self.leave_former_parents(now, out);
         }
     }
 

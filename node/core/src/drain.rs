@@ -77,6 +77,7 @@ impl Node {
         }
         info!(target = target.as_ref().map(|target| target.id.as_str()), "the parent is about to stop");
         // Without a target we are the successor: the others come here.
+        self.is_successor = target.is_none();
         self.prefer_candidates(target);
         self.become_orphan(now, out);
     }

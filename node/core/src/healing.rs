@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use arborcast_proto::wire::Message;
 use arborcast_proto::wire::message::{Applicant, RefusalReason, Request, Target, TreePosition};
+use bytes::Bytes;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::config::Extensions;
 use crate::error::Refusal;
@@ -37,9 +38,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// Most servers that are remembered, and most candidates that are taken from one answer.
 const MAX_REMEMBERED: usize = 1000;
 
-/// Of a row of failed rounds the first and every so many are logged as a warning, the others for debugging.
-const WARN_EVERY: u32 = 10;
-
 /// What a node does about finding a parent.
 #[derive(Debug)]
 pub(crate) struct Healing {
@@ -51,6 +49,8 @@ pub(crate) struct Healing {
     failures: u32,
     /// Servers that could be asked when no master answers.
     remembered: BTreeMap<ServerId, Target>,
+    /// The parent that was configured, whose id is not known and is empty here.
+    configured: Option<Target>,
     /// The former ancestors, nearest first.
     ancestors: Vec<ServerId>,
     rng: Pcg64Mcg,
@@ -70,12 +70,13 @@ enum Pursuit {
 impl Healing {
     pub(crate) fn new(extensions: Option<&Extensions>) -> Self {
         let parent = extensions.and_then(|extensions| extensions.parent.clone());
-        let first = parent.map(|(hostname, port)| Target { id: String::new(), hostname, port });
+        let configured = parent.map(|(hostname, port)| Target { id: String::new(), hostname, port });
         let remembered = extensions.map_or(&[][..], |extensions| &extensions.remembered).iter().take(MAX_REMEMBERED);
         Self {
             next_attempt: 1,
             pursuit: Pursuit::Resting,
-            candidates: first.into_iter().collect(),
+            candidates: configured.clone().into_iter().collect(),
+            configured,
             failures: 0,
             remembered: remembered.map(|target| (target.id.clone(), target.clone())).collect(),
             ancestors: Vec::new(),
@@ -114,7 +115,7 @@ impl Healing {
         }
     }
 
-    /// Former ancestors, nearest first, then the others in random order.
+    /// The configured parent, former ancestors, nearest first, then the others in random order.
     fn add_remembered(&mut self, own_id: &str) {
         let above = self.ancestors.iter().filter_map(|id| self.remembered.get(id)).cloned().collect::<Vec<_>>();
         let mut others = self.remembered.values().cloned().collect::<Vec<_>>();
@@ -122,7 +123,8 @@ impl Healing {
             let other = self.below(last as u64 + 1) as usize;
             others.swap(last, other);
         }
-        self.add_candidates(above.into_iter().chain(others), own_id);
+        let first = self.configured.clone();
+        self.add_candidates(first.into_iter().chain(above).chain(others), own_id);
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -214,8 +216,11 @@ impl Node {
         let Some(target) = self.healing.candidates.pop_front() else { return self.rest(now) };
         let attempt = self.healing.new_attempt();
         debug!(parent = target.id, hostname = target.hostname, port = target.port, "asking to attach");
+        // A configured parent may speak the plain protocol only, and then it may say nothing before its next announcement.
+        let is_configured = self.healing.configured.as_ref() == Some(&target);
+        let patience = if is_configured { 2 * self.config.announce_interval } else { Duration::ZERO };
         self.healing.pursuit = Pursuit::Attaching { attempt, target: target.clone(), connection: None };
-        self.timers.set(Timer::Attempt, now + self.heartbeat_timeout());
+        self.timers.set(Timer::Attempt, now + patience.max(self.heartbeat_timeout()));
         self.timers.stop(&Timer::Seek);
         out.push(Action::Dial { attempt, target });
     }
@@ -225,8 +230,8 @@ impl Node {
         self.healing.pursuit = Pursuit::Resting;
         let pause = self.healing.pause();
         let failures = self.healing.failures;
-        if self.has_lost_parent() && failures.is_multiple_of(WARN_EVERY) {
-            warn!(failures, "no parent found yet; serving on as the root of an own fragment");
+        if self.has_lost_parent() && failures == 0 {
+            info!("nobody to attach to: this node is a root now, and goes on looking now and then");
         } else {
             debug!(failures, "nobody to attach to");
         }
@@ -304,6 +309,7 @@ impl Node {
         &mut self,
         now: Instant,
         connection: ConnectionId,
+        line: Bytes,
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
@@ -318,7 +324,18 @@ impl Node {
                 self.close(now, connection, CloseReason::LinkRefused, out);
                 Ok(())
             }
-            // No LINK_ACCEPTED first: the other end speaks the plain protocol only.
+            // No LINK_ACCEPTED first: the other end speaks the plain protocol only. That is fine for the parent that was
+            // configured; the masters and the memory name only nodes that speak the extensions.
+            Message::ActivityBroadcast { .. }
+            | Message::LockAllowed { .. }
+            | Message::LockDenied(_)
+            | Message::LockRequest(_)
+            | Message::ServerAnnounce(_)
+                if self.is_attaching_to_configured(connection) =>
+            {
+                self.become_plain_child(now, connection, out);
+                self.on_link_message(now, connection, line, message, out)
+            }
             Message::ActivityBroadcast { .. }
             | Message::LockAllowed { .. }
             | Message::LockDenied(_)
@@ -326,6 +343,21 @@ impl Node {
             | Message::ServerAnnounce(_) => Err(Refusal::NotExtended { command }),
             _ => Err(Refusal::NotAServer { command }),
         }
+    }
+
+    fn is_attaching_to_configured(&self, over: ConnectionId) -> bool {
+        matches!(&self.healing.pursuit, Pursuit::Attaching { target, connection, .. }
+            if *connection == Some(over) && self.healing.configured.as_ref() == Some(target))
+    }
+
+    /// The configured parent speaks the plain protocol. What is behind it can't be known, so this node stays there as
+    /// long as the link stands, and is the root of the extended nodes below it.
+    fn become_plain_child(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {
+        self.timers.stop(&Timer::Attempt);
+        self.timers.stop(&Timer::Seek);
+        self.healing.pursuit = Pursuit::Resting;
+        self.healing.candidates.clear();
+        self.become_link(now, connection, Link::to_found_plain_parent(now), out);
     }
 
     fn on_link_accepted(
@@ -358,7 +390,7 @@ impl Node {
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
         self.fragment.become_child(Parent { link: connection, target }, tree);
-        self.leave_former_parents(now, connection, out);
+        self.leave_former_parents(now, out);
         self.become_link(now, connection, Link::to_extended_parent(now), out);
         self.tell_children(out);
     }
@@ -373,8 +405,14 @@ impl Node {
     }
 
     /// Whether this node has been in a tree and is not any more.
-    pub(crate) fn has_lost_parent(&self) -> bool {
+    fn has_lost_parent(&self) -> bool {
         self.fragment.is_root() && !self.healing.ancestors.is_empty()
+    }
+
+    /// Whether this node has lost its parent and has not asked everybody for another yet. After that it is a root like
+    /// any other.
+    pub(crate) fn is_orphan(&self) -> bool {
+        self.has_lost_parent() && self.healing.failures == 0
     }
 
     /// Somebody asks to attach here though the own key is the larger one: as a root, we ask there instead.

@@ -35,6 +35,11 @@ impl Link {
         Self { is_to_parent: true, is_extended: false, heard: false, last_heard: now }
     }
 
+    /// A plain parent that has said something already.
+    pub(crate) fn to_found_plain_parent(now: Instant) -> Self {
+        Self { is_to_parent: true, is_extended: false, heard: true, last_heard: now }
+    }
+
     pub(crate) fn from_plain_child(now: Instant) -> Self {
         Self { is_to_parent: false, is_extended: false, heard: false, last_heard: now }
     }
@@ -152,9 +157,12 @@ impl Node {
         }
     }
 
-    /// The links to parents we had before, once there is a new one.
-    pub(crate) fn leave_former_parents(&mut self, now: Instant, parent: ConnectionId, out: &mut Vec<Action>) {
-        let is_former = |link: &ConnectionId| *link != parent && self.link(*link).is_some_and(|link| link.is_to_parent);
+    /// Closes the extended links to parents we had before.
+    pub(crate) fn leave_former_parents(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let is_former = |link: &ConnectionId| {
+            !self.fragment.is_parent(*link)
+                && self.link(*link).is_some_and(|link| link.is_to_parent && link.is_extended)
+        };
         for link in self.links.iter().copied().filter(is_former).collect::<Vec<_>>() {
             self.close(now, link, CloseReason::Moved, out);
         }
@@ -280,6 +288,9 @@ impl Node {
         self.on_allowances_lost(now, link, out);
         if was_parent {
             self.become_orphan(now, out);
+        } else {
+            // It may have been a plain parent, which kept this node from looking for another.
+            self.seek(now, out);
         }
     }
 }

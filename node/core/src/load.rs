@@ -61,6 +61,10 @@ impl Servers {
         self.known.iter()
     }
 
+    pub(crate) fn get(&self, id: &str) -> Option<&OtherServer> {
+        self.known.get(id)
+    }
+
     pub(crate) fn knows(&self, id: &str) -> bool {
         self.known.contains_key(id)
     }

@@ -57,6 +57,8 @@ pub struct Node {
     pub(crate) draining: bool,
     /// The child that a draining root has named as the next root.
     pub(crate) successor: Option<ConnectionId>,
+    /// Whether this node was named so by the parent that it is about to lose.
+    pub(crate) is_successor: bool,
     closings: BTreeMap<CloseReason, u64>,
     stopping: bool,
 }
@@ -183,6 +185,7 @@ impl Node {
             extensions,
             draining: false,
             successor: None,
+            is_successor: false,
             servers: Servers::new(config.max_servers),
             users: Users::new(config.max_user_bytes),
             config,
@@ -254,7 +257,7 @@ impl Node {
             parent: self.parent_id().map(str::to_owned),
             children: self.fragment.children().map(|(_, child)| child.request.id.clone()).collect(),
             load: self.sessions,
-            is_orphan: self.has_lost_parent(),
+            is_orphan: self.is_orphan(),
             is_draining: self.draining,
         }
     }
@@ -306,7 +309,7 @@ impl Node {
             }
             // It has to wait for our answer before it says anything.
             (Ok(_), Role::Applicant(_)) => Err(Refusal::NotAServer { command }),
-            (Ok(message), Role::Applying) => self.on_applying_message(now, connection, message, out),
+            (Ok(message), Role::Applying) => self.on_applying_message(now, connection, bytes, message, out),
         };
         if let Err(refusal) = outcome {
             self.refuse(now, connection, &refusal, out);
