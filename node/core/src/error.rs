@@ -1,7 +1,7 @@
 //! What peers do wrong or can't have, and the one function from there to the answer.
 
 use arborcast_proto::wire::limits::quote;
-use arborcast_proto::wire::message::RefusalReason;
+use arborcast_proto::wire::message::{RefusalReason, Sender};
 use arborcast_proto::wire::{Message, Secret, WireError};
 use thiserror::Error;
 
@@ -78,6 +78,27 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// For a message that strangers and clients have no business to send (protocol, Who a connection is).
+    pub(crate) fn out_of_place_before_or_in_a_session(message: &Message) -> Self {
+        let command = message.command();
+        match message.sender() {
+            Sender::Answerer => Self::AnswerToAServer { command },
+            Sender::Client | Sender::Dialler => Self::AlreadyLoggedIn { command },
+            Sender::ExtendedServer | Sender::Server => Self::NotAServer { command },
+        }
+    }
+
+    /// The same for a server link.
+    pub(crate) fn out_of_place_on_a_link(message: &Message) -> Self {
+        let command = message.command();
+        match message.sender() {
+            Sender::Answerer => Self::AnswerToAServer { command },
+            Sender::Client => Self::NotAClient { command },
+            Sender::Dialler => Self::AlreadyAuthenticated,
+            Sender::ExtendedServer | Sender::Server => Self::NotExtended { command },
+        }
+    }
+
     /// What a refused applicant is told, for people.
     pub(crate) fn attachment_info(reason: RefusalReason) -> &'static str {
         match reason {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use arborcast_proto::wire::Message;
-use arborcast_proto::wire::message::{Applicant, RefusalReason, Request, Target, TreePosition};
+use arborcast_proto::wire::message::{Applicant, RefusalReason, Request, Sender, Target, TreePosition};
 use bytes::Bytes;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
@@ -313,7 +313,6 @@ impl Node {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let command = message.command();
         match message {
             Message::LinkAccepted { attempt, id, tree } => {
                 self.on_link_accepted(now, connection, AttemptId(attempt), &id, tree, out);
@@ -326,22 +325,11 @@ impl Node {
             }
             // No LINK_ACCEPTED first: the other end speaks the plain protocol only. That is fine for the parent that was
             // configured; the masters and the memory name only nodes that speak the extensions.
-            Message::ActivityBroadcast { .. }
-            | Message::LockAllowed { .. }
-            | Message::LockDenied(_)
-            | Message::LockRequest(_)
-            | Message::ServerAnnounce(_)
-                if self.is_attaching_to_configured(connection) =>
-            {
+            message if message.sender() == Sender::Server && self.is_attaching_to_configured(connection) => {
                 self.become_plain_child(now, connection, out);
                 self.on_link_message(now, connection, line, message, out)
             }
-            Message::ActivityBroadcast { .. }
-            | Message::LockAllowed { .. }
-            | Message::LockDenied(_)
-            | Message::LockRequest(_)
-            | Message::ServerAnnounce(_) => Err(Refusal::NotExtended { command }),
-            _ => Err(Refusal::NotAServer { command }),
+            other => Err(Refusal::out_of_place_on_a_link(&other)),
         }
     }
 

@@ -176,7 +176,6 @@ impl Node {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let command = message.command();
         match message {
             Message::ActivityBroadcast { .. } => {
                 out.push(Action::Publish { publication: Publication::Forwarded(line), from: Some(connection) });
@@ -209,23 +208,7 @@ impl Node {
             Message::ServerQuit { target } if self.is_extended_link(connection) => {
                 self.on_server_quit(now, connection, target, out);
             }
-            Message::AttachAnswer(_)
-            | Message::AttachRequest(_)
-            | Message::Heartbeat { .. }
-            | Message::LinkAccepted { .. }
-            | Message::LinkRefused { .. }
-            | Message::ServerQuit { .. } => return Err(Refusal::NotExtended { command }),
-            Message::Authenticate { .. } => return Err(Refusal::AlreadyAuthenticated),
-            Message::ActivityMessage { .. } | Message::Login { .. } | Message::Logout | Message::Register(_) => {
-                return Err(Refusal::NotAClient { command });
-            }
-            Message::AuthenticationFail { .. }
-            | Message::InvalidMessage { .. }
-            | Message::LoginFailed { .. }
-            | Message::LoginSuccess { .. }
-            | Message::Redirect { .. }
-            | Message::RegisterFailed { .. }
-            | Message::RegisterSuccess { .. } => return Err(Refusal::AnswerToAServer { command }),
+            other => return Err(Refusal::out_of_place_on_a_link(&other)),
         }
         if let Some(Role::Link(link)) = self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
             link.heard = true;

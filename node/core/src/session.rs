@@ -39,31 +39,13 @@ impl Node {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let command = message.command();
         match message {
             Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
             Message::Register(credentials) => self.on_register(now, connection, credentials, out),
             Message::Login { username, secret } => self.on_login(now, connection, username, secret, out),
             Message::Logout => Err(Refusal::NotLoggedIn),
             Message::ActivityMessage { .. } => Err(Refusal::ActivityBeforeLogin),
-            Message::ActivityBroadcast { .. }
-            | Message::AttachAnswer(_)
-            | Message::AttachRequest(_)
-            | Message::Heartbeat { .. }
-            | Message::LinkAccepted { .. }
-            | Message::LinkRefused { .. }
-            | Message::LockAllowed { .. }
-            | Message::LockDenied(_)
-            | Message::LockRequest(_)
-            | Message::ServerAnnounce(_)
-            | Message::ServerQuit { .. } => Err(Refusal::NotAServer { command }),
-            Message::AuthenticationFail { .. }
-            | Message::InvalidMessage { .. }
-            | Message::LoginFailed { .. }
-            | Message::LoginSuccess { .. }
-            | Message::Redirect { .. }
-            | Message::RegisterFailed { .. }
-            | Message::RegisterSuccess { .. } => Err(Refusal::AnswerToAServer { command }),
+            other => Err(Refusal::out_of_place_before_or_in_a_session(&other)),
         }
     }
 
@@ -74,7 +56,6 @@ impl Node {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        let command = message.command();
         match message {
             Message::ActivityMessage { username, secret, activity } => {
                 self.on_activity(connection, username, secret.as_ref(), activity, out)
@@ -83,27 +64,7 @@ impl Node {
                 self.close(now, connection, CloseReason::LoggedOut, out);
                 Ok(())
             }
-            Message::Authenticate { .. } | Message::Login { .. } | Message::Register(_) => {
-                Err(Refusal::AlreadyLoggedIn { command })
-            }
-            Message::ActivityBroadcast { .. }
-            | Message::AttachAnswer(_)
-            | Message::AttachRequest(_)
-            | Message::Heartbeat { .. }
-            | Message::LinkAccepted { .. }
-            | Message::LinkRefused { .. }
-            | Message::LockAllowed { .. }
-            | Message::LockDenied(_)
-            | Message::LockRequest(_)
-            | Message::ServerAnnounce(_)
-            | Message::ServerQuit { .. } => Err(Refusal::NotAServer { command }),
-            Message::AuthenticationFail { .. }
-            | Message::InvalidMessage { .. }
-            | Message::LoginFailed { .. }
-            | Message::LoginSuccess { .. }
-            | Message::Redirect { .. }
-            | Message::RegisterFailed { .. }
-            | Message::RegisterSuccess { .. } => Err(Refusal::AnswerToAServer { command }),
+            other => Err(Refusal::out_of_place_before_or_in_a_session(&other)),
         }
     }
 

@@ -283,6 +283,21 @@ pub enum RefusalReason {
     Unconfirmed,
 }
 
+/// Who sends a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sender {
+    /// Whoever answers a request, or refuses one; a server gets none of these that it has to obey.
+    Answerer,
+    /// A client.
+    Client,
+    /// A server that dials another.
+    Dialler,
+    /// A server, over a link on which both ends speak the extensions.
+    ExtendedServer,
+    /// A server, over any link.
+    Server,
+}
+
 /// A username and the secret that proves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Credentials {
@@ -364,6 +379,32 @@ impl Message {
             Self::RegisterSuccess { .. } => "REGISTER_SUCCESS",
             Self::ServerAnnounce(_) => "SERVER_ANNOUNCE",
             Self::ServerQuit { .. } => "SERVER_QUIT",
+        }
+    }
+
+    /// Who sends such a message, and so where it is out of place.
+    pub fn sender(&self) -> Sender {
+        match self {
+            Self::ActivityMessage { .. } | Self::Login { .. } | Self::Logout | Self::Register(_) => Sender::Client,
+            Self::Authenticate { .. } => Sender::Dialler,
+            Self::ActivityBroadcast { .. }
+            | Self::LockAllowed { .. }
+            | Self::LockDenied(_)
+            | Self::LockRequest(_)
+            | Self::ServerAnnounce(_) => Sender::Server,
+            Self::AttachAnswer(_)
+            | Self::AttachRequest(_)
+            | Self::Heartbeat { .. }
+            | Self::LinkAccepted { .. }
+            | Self::LinkRefused { .. }
+            | Self::ServerQuit { .. } => Sender::ExtendedServer,
+            Self::AuthenticationFail { .. }
+            | Self::InvalidMessage { .. }
+            | Self::LoginFailed { .. }
+            | Self::LoginSuccess { .. }
+            | Self::Redirect { .. }
+            | Self::RegisterFailed { .. }
+            | Self::RegisterSuccess { .. } => Sender::Answerer,
         }
     }
 
