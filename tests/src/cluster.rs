@@ -329,6 +329,28 @@ impl Cluster {
         }
     }
 
+    /// The links over which both ends relay never form a circle, in which an activity would go round for ever. Panics
+    /// otherwise.
+    fn check_relay(&mut self) {
+        self.invariants.observations += 1;
+        let mut group: Vec<ServerIndex> = (0..self.servers.len()).collect();
+        let relays = |party: Party| match party {
+            Party::Server(server, connection) if self.servers[server].subscribers.contains(&connection) => Some(server),
+            _ => None,
+        };
+        let wires: BTreeSet<WireIndex> =
+            self.servers.iter().flat_map(|server| server.wires.values()).map(|(wire, _)| *wire).collect();
+        for wire in wires {
+            let ends = &self.wires[wire].ends;
+            let (Some(one), Some(other)) = (relays(ends[&Side::Dialler]), relays(ends[&Side::Acceptor])) else {
+                continue;
+            };
+            let (from, to) = (group[one], group[other]);
+            assert_ne!(from, to, "activities go round over the link between servers {one} and {other}");
+            group.iter_mut().filter(|member| **member == from).for_each(|member| *member = to);
+        }
+    }
+
     fn schedule(&mut self, server: ServerIndex, deadline: Option<Instant>) {
         if let Some(before) = std::mem::replace(&mut self.servers[server].deadline, deadline) {
             self.deadlines.remove(&(before, server));
@@ -571,7 +593,10 @@ impl Cluster {
                     self.transmit(wire, side, Parcel::Line(line));
                 }
             }
-            Action::Subscribe { connection, .. } => drop(self.servers[server].subscribers.insert(connection)),
+            Action::Subscribe { connection, .. } => {
+                self.servers[server].subscribers.insert(connection);
+                self.check_relay();
+            }
             Action::Publish { publication, from } => {
                 let mut line = BytesMut::new();
                 publication.write_to(&mut line);

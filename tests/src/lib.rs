@@ -6,6 +6,8 @@
 //! - [`process`]: starts real binaries, reads what they print, signals them, and never leaves one behind.
 //! - [`node`]: one running server.
 //! - [`tree`]: several, in a shape, that know each other.
+//! - [`master`]: one running master, and what it answers.
+//! - [`forest`]: masters, and servers that find their places by themselves, to be killed, frozen and drained.
 //! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
@@ -15,8 +17,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
 
 pub mod cluster;
+pub mod forest;
 pub mod invariants;
 pub mod lines;
+pub mod master;
 pub mod node;
 pub mod peer;
 pub mod process;

@@ -36,6 +36,12 @@ impl Default for NodeBuilder {
 }
 
 impl NodeBuilder {
+    /// Calls itself this.
+    #[must_use]
+    pub fn id(self, id: &str) -> Self {
+        Self { id: Some(id.to_owned()), ..self }
+    }
+
     /// Leaves the id to the node.
     #[must_use]
     pub fn without_id(self) -> Self {

@@ -30,6 +30,11 @@ pub fn client_binary() -> &'static Path {
     binary("arborcast")
 }
 
+/// Path of `arborcast-master`, built if need be.
+pub fn master_binary() -> &'static Path {
+    binary("arborcast-master")
+}
+
 fn binary(name: &str) -> &'static Path {
     static BUILT: OnceLock<Vec<PathBuf>> = OnceLock::new();
     let built = BUILT.get_or_init(build);
@@ -39,7 +44,8 @@ fn binary(name: &str) -> &'static Path {
 /// Builds the binaries in the profile of this test, and returns where cargo put them.
 fn build() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--bins", "--package=arborcast-node", "--package=arborcast-client"]);
+    cargo.args(["build", "--quiet", "--bins"]);
+    cargo.args(["--package=arborcast-node", "--package=arborcast-master", "--package=arborcast-client"]);
     cargo.args(["--message-format=json-render-diagnostics", "--manifest-path"]);
     cargo.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     if !cfg!(debug_assertions) {

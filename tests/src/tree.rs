@@ -45,7 +45,7 @@ impl Tree {
             nodes.push(builder().parent(parent).start());
         }
         let tree = Self { nodes };
-        tree.wait_until_all_know_each_other();
+        wait_until_all_know_each_other(&tree.nodes.iter().collect::<Vec<_>>());
         tree
     }
 
@@ -58,19 +58,19 @@ impl Tree {
     pub fn leaves_of_binary(&self) -> std::ops::Range<usize> {
         self.nodes.len() / 2..self.nodes.len()
     }
+}
 
-    /// What a server passes on to a link that only listens, it has learned; so it knows all others when all of their
-    /// announcements were seen there.
-    #[track_caller]
-    fn wait_until_all_know_each_other(&self) {
-        let mut observers: Vec<Peer> = self.nodes.iter().map(|node| Peer::link(node.address())).collect();
-        for (observer, own) in observers.iter_mut().zip(&self.nodes) {
-            let others = self.nodes.iter().map(Node::id).filter(|id| *id != own.id());
-            let mut missing: BTreeSet<String> = others.map(str::to_owned).collect();
-            while !missing.is_empty() {
-                let announcement = observer.expect_announcement();
-                missing.remove(announcement["id"].as_str().unwrap_or_default());
-            }
+/// What a server passes on to a link that only listens, it has learned; so it knows all others when all of their
+/// announcements were seen there.
+#[track_caller]
+pub fn wait_until_all_know_each_other(nodes: &[&Node]) {
+    let mut observers: Vec<Peer> = nodes.iter().map(|node| Peer::link(node.address())).collect();
+    for (observer, own) in observers.iter_mut().zip(nodes) {
+        let others = nodes.iter().map(|node| node.id()).filter(|id| *id != own.id());
+        let mut missing: BTreeSet<String> = others.map(str::to_owned).collect();
+        while !missing.is_empty() {
+            let announcement = observer.expect_announcement();
+            missing.remove(announcement["id"].as_str().unwrap_or_default());
         }
     }
 }

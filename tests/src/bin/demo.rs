@@ -1,4 +1,4 @@
-//! `cargo demo`: a real tree of servers on this machine, with clients, to look at and to join.
+//! `cargo demo`: a real tree of servers on this machine, with masters and clients, to look at, to join and to break.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -6,24 +6,34 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use arborcast_client::{Activity, Address, Identity, Options, Session};
-use arborcast_proto::wire::{LineDecoder, Message};
-use arborcast_tests::node::SECRET;
-use arborcast_tests::process::client_binary;
-use arborcast_tests::tree::Tree;
+use arborcast_proto::registry::registry_client::RegistryClient;
+use arborcast_proto::registry::{GetTopologyRequest, NodeReport, Topology};
+use arborcast_tests::master::Master;
+use arborcast_tests::node::{Node, NodeBuilder};
+use arborcast_tests::process::{Signal, client_binary};
 use clap::Parser;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 const SERVERS: usize = 7;
 const CLIENTS: usize = 12;
 
-/// Activities whose arrivals are still counted; the oldest is given up when there are more.
+/// After how long a server is killed.
+const PEACE: Duration = Duration::from_secs(8);
+
+/// How long anything that the demo waits for may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often the masters are asked for the tree.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Activities whose arrivals are still counted; all are given up when there are more.
 const MAX_COUNTED: usize = 1000;
 
-/// Starts seven servers in a tree and a dozen clients, posts activities and shows where they arrive, until Ctrl-C.
+/// Starts two masters, seven servers in a tree and a dozen clients, posts activities and shows where they arrive, kills a
+/// server and shows the tree healing, and goes on until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "cargo demo")]
 struct Cli {
@@ -32,117 +42,261 @@ struct Cli {
     seconds: Option<u64>,
 }
 
-/// What is known of the servers from their announcements: load by id.
-type Loads = BTreeMap<String, i64>;
-
-/// One client got one activity.
-struct Arrival {
-    activity: Activity,
-    at: Instant,
-}
-
 fn main() -> Result<()> {
     let cli = Cli::parse();
-    println!("Building arborcast-node and arborcast, if that has not been done yet ...");
+    println!("Building the binaries, if that has not been done yet ...");
     let client = client_binary().display().to_string();
-    println!("Starting {SERVERS} servers ...");
-    let tree = Tree::binary(SERVERS);
+    println!("Starting two masters and {SERVERS} servers ...");
+    let masters = [Master::start(), Master::start()];
+    let builders = builders(&masters);
+    let mut nodes: Vec<Node> = builders.iter().map(NodeBuilder::start).collect();
     let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
     runtime.block_on(async {
         let end = async {
             match cli.seconds {
-                Some(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                Some(seconds) => sleep(Duration::from_secs(seconds)).await,
                 None => std::future::pending().await,
             }
         };
         let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            outcome = show(&tree, &client) => outcome,
+            outcome = show(&masters, &builders, &mut nodes, &client) => outcome,
             interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
             _ = terminate.recv() => Ok(()),
             () = end => Ok(()),
         }
     })?;
-    // The servers end with the tree, the clients with the runtime.
+    // The clients end with the runtime; then the servers, and the masters last.
     drop(runtime);
-    drop(tree);
+    drop(nodes);
+    drop(masters);
     println!("\nStopped. Nothing is left running.");
     Ok(())
 }
 
+/// How the servers are started; with two children at most, so that the tree is one to look at.
+fn builders(masters: &[Master]) -> Vec<NodeBuilder> {
+    let builder = NodeBuilder::default().announce_every(Duration::from_millis(500)).flag("--max-children", 2);
+    let builder = masters.iter().fold(builder, |builder, master| builder.flag("--master", master.address()));
+    (0..SERVERS).map(|number| builder.clone().id(&format!("node-{number}"))).collect()
+}
+
 /// Shows the tree at work. Returns only if something goes wrong.
-async fn show(tree: &Tree, client_binary: &str) -> Result<()> {
+async fn show(masters: &[Master], builders: &[NodeBuilder], nodes: &mut [Node], client_binary: &str) -> Result<()> {
     let mut tasks = JoinSet::new();
-    let mut loads = observe(tree.address(0), &mut tasks).await?;
+    let mut trees = observe(masters.first().context("there are masters")?.address(), &mut tasks);
+    until(&mut trees, "one tree of all servers", |tree| tree.is_one_of(SERVERS)).await?;
 
-    let entrance = tree.nodes.last().context("the tree has servers")?;
-    println!("{CLIENTS} clients log in, all at {}, and are sent where there is room ...", entrance.id());
-    let entrance = entrance.address();
+    let addresses: Vec<SocketAddr> = nodes.iter().map(Node::address).collect();
+    println!("{CLIENTS} clients log in, all at the same server, and are sent where there is room ...");
     let (arrived, mut arrivals) = mpsc::channel(1024);
-    let mut publishers = Vec::new();
-    for _ in 0..CLIENTS {
-        let (publisher, mut subscriber) = log_in(entrance).await?.split();
-        publishers.push(publisher);
-        let arrived = arrived.clone();
-        tasks.spawn(async move {
-            while let Some(activity) = subscriber.next().await {
-                let arrival = Arrival { activity: activity?, at: Instant::now() };
-                arrived.send(arrival).await.context("the demo has ended")?;
-            }
-            Ok(())
-        });
+    let (activities, activity) = watch::channel(None);
+    for number in 0..CLIENTS {
+        tasks.spawn(client(number, addresses.clone(), arrived.clone(), activity.clone()));
     }
-    loads.wait_for(|loads| loads.values().sum::<i64>() == CLIENTS as i64).await?;
-    println!("\n{}", picture(tree, &loads.borrow_and_update()));
+    until(&mut trees, "all clients logged in", |tree| tree.load() == CLIENTS as u64).await?;
+    println!("\n{}", trees.borrow_and_update().picture());
 
-    println!("Each client posts one activity, wherever it is:\n");
+    println!("Clients post, wherever they are:\n");
     let mut counts = Counts::default();
-    for (number, publisher) in publishers.iter().enumerate() {
-        let text = format!(r#"{{"verb":"post","object":"hello from client {number}","at":"{}"}}"#, publisher.server());
-        publisher.publish(&Activity::parse(&text)?).await?;
-        while !counts.take(arrivals.recv().await.context("all clients are gone")?) {}
+    for number in [0, 5, 10] {
+        post(number, "hello", &activities, &mut counts, &mut arrivals).await?;
     }
-    println!("\n{}", invitation(entrance, client_binary));
+    let entrance = *addresses.last().context("there are servers")?;
+    println!("\n{}\n", invitation(entrance, masters, client_binary));
+
+    let calm = tokio::time::Instant::now() + PEACE;
+    while let Ok(arrival) = tokio::time::timeout_at(calm, arrivals.recv()).await {
+        counts.take(arrival.context("all clients are gone")?);
+    }
+    let victim = trees.borrow().an_inner_node().context("a tree of seven has an inner node")?;
+    kill_and_restart(&victim, builders, nodes, &mut trees).await?;
+    post(3, "still here", &activities, &mut counts, &mut arrivals).await?;
+    println!("\nGoing on until Ctrl-C; kill more of them, if you like: `pkill -9 -n arborcast-node`.");
 
     loop {
         tokio::select! {
             arrival = arrivals.recv() => drop(counts.take(arrival.context("all clients are gone")?)),
-            changed = loads.changed() => {
-                changed.context("the root is gone")?;
-                println!("\n{}", picture(tree, &loads.borrow_and_update()));
+            changed = trees.changed() => {
+                changed.context("the masters are gone")?;
+                println!("\n{}", trees.borrow_and_update().picture());
             }
-            Some(ended) = tasks.join_next() => match ended? {
-                Ok(()) => {}
-                Err(error) => println!("{error}"),
-            },
         }
     }
 }
 
-/// Logs in anonymously, and follows the redirection if there is one.
-async fn log_in(address: SocketAddr) -> Result<Session> {
-    let server = Address::new(address.ip().to_string(), address.port())?;
-    Ok(Session::login(&server, &Identity::Anonymous, &Options::default()).await?)
+/// Kills a server without a warning, shows how the others come together again, and starts it anew.
+async fn kill_and_restart(
+    victim: &str,
+    builders: &[NodeBuilder],
+    nodes: &mut [Node],
+    trees: &mut watch::Receiver<Tree>,
+) -> Result<()> {
+    let mut both = nodes.iter_mut().zip(builders);
+    let (node, builder) = both.find(|(node, _)| node.id() == victim).context("the victim is one of ours")?;
+    println!("Killing {victim} (kill -9) ...\n");
+    let killed = Instant::now();
+    node.process.signal(Signal::SIGKILL);
+    until(trees, "one tree of the others", |tree| tree.is_one_of(SERVERS - 1)).await?;
+    let healed = killed.elapsed().as_millis();
+    until(trees, "all clients logged in again", |tree| tree.load() == CLIENTS as u64).await?;
+    println!("\nThe others were one tree again after {healed} ms, as the masters saw it:\n");
+    println!("{}", trees.borrow_and_update().picture());
+
+    println!("Starting {victim} again ...");
+    let builder = builder.clone().port(node.address().port());
+    *node = tokio::task::block_in_place(|| builder.start());
+    until(trees, "one tree of all servers", |tree| tree.is_one_of(SERVERS)).await?;
+    println!("\n{}", trees.borrow_and_update().picture());
+    Ok(())
 }
 
-/// Watches the loads as another server would see them: over a link to the root that announces nothing itself.
-async fn observe(root: SocketAddr, tasks: &mut JoinSet<Result<()>>) -> Result<watch::Receiver<Loads>> {
-    let mut stream = TcpStream::connect(root).await.context("can't connect to the root")?;
-    stream.write_all(&Message::Authenticate { secret: SECRET.into(), node: None }.to_line()).await?;
-    let (seen, loads) = watch::channel(Loads::new());
-    tasks.spawn(async move {
-        let mut decoder = LineDecoder::new(1 << 20);
-        while stream.read_buf(decoder.buffer_mut()).await? > 0 {
-            while let Some(line) = decoder.next_line()? {
-                if let Message::ServerAnnounce(announce) = Message::parse(&line)? {
-                    let (id, load) = (announce.id, announce.load);
-                    seen.send_if_modified(|loads| loads.insert(id, load) != Some(load));
+/// One client posts, and everybody gets it.
+async fn post(
+    number: usize,
+    word: &str,
+    activities: &watch::Sender<Option<(usize, Activity)>>,
+    counts: &mut Counts,
+    arrivals: &mut mpsc::Receiver<Arrival>,
+) -> Result<()> {
+    let text = format!(r#"{{"verb":"post","object":"{word} from client {number}"}}"#);
+    activities.send(Some((number, Activity::parse(&text)?)))?;
+    let all_arrive = async {
+        while !counts.take(arrivals.recv().await.context("all clients are gone")?) {}
+        Ok(())
+    };
+    timeout(PATIENCE, all_arrive).await.context("an activity did not arrive everywhere")?
+}
+
+/// A client that logs in somewhere else when its server dies, posts what it is told to, and passes on what it gets.
+async fn client(
+    number: usize,
+    servers: Vec<SocketAddr>,
+    arrived: mpsc::Sender<Arrival>,
+    mut activity: watch::Receiver<Option<(usize, Activity)>>,
+) -> Result<()> {
+    for server in servers.iter().rev().cycle() {
+        let server = Address::new(server.ip().to_string(), server.port())?;
+        let Ok(session) = Session::login(&server, &Identity::Anonymous, &Options::default()).await else {
+            // It is dead, or about to start; the next one may not be.
+            sleep(LOOK_EVERY).await;
+            continue;
+        };
+        let (publisher, mut subscriber) = session.split();
+        let lost = loop {
+            tokio::select! {
+                next = subscriber.next() => match next {
+                    Some(Ok(activity)) => arrived.send(Arrival { activity, at: Instant::now() }).await?,
+                    Some(Err(error)) => break error.to_string(),
+                    None => break "the session has ended".to_owned(),
+                },
+                changed = activity.changed() => {
+                    changed.context("the demo has ended")?;
+                    let mine = activity.borrow_and_update().clone().filter(|(author, _)| *author == number);
+                    if let Some((_, activity)) = mine {
+                        publisher.publish(&activity).await?;
+                    }
                 }
             }
+        };
+        println!("  client {number}: {lost}; it logs in elsewhere");
+    }
+    Ok(())
+}
+
+/// Watches the tree through a master.
+fn observe(master: SocketAddr, tasks: &mut JoinSet<Result<()>>) -> watch::Receiver<Tree> {
+    let (seen, trees) = watch::channel(Tree::default());
+    tasks.spawn(async move {
+        let mut registry = RegistryClient::connect(format!("http://{master}")).await?;
+        loop {
+            let topology = registry.get_topology(GetTopologyRequest {}).await?.into_inner();
+            let tree = Tree::from(topology);
+            seen.send_if_modified(|last| std::mem::replace(last, tree.clone()) != tree);
+            sleep(LOOK_EVERY).await;
         }
-        anyhow::bail!("the root has closed the connection of the demo's observer")
     });
-    Ok(loads)
+    trees
+}
+
+async fn until(trees: &mut watch::Receiver<Tree>, what: &str, is_so: impl FnMut(&Tree) -> bool) -> Result<()> {
+    let waited = timeout(PATIENCE, trees.wait_for(is_so)).await;
+    waited.with_context(|| format!("not within {PATIENCE:?}: {what}"))?.context("the master is gone")?;
+    Ok(())
+}
+
+/// The tree as a master shows it: each server's address, load and parent.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Tree {
+    servers: BTreeMap<String, Server>,
+    fragments: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Server {
+    address: String,
+    load: u64,
+    parent: String,
+}
+
+impl From<Topology> for Tree {
+    fn from(topology: Topology) -> Self {
+        let server = |report: NodeReport| {
+            let address = format!("{}:{}", report.hostname, report.port);
+            (report.node_id, Server { address, load: report.load, parent: report.parent_id })
+        };
+        let servers = topology.nodes.into_iter().filter_map(|node| node.report).map(server).collect();
+        Self { servers, fragments: topology.fragments.len() }
+    }
+}
+
+impl Tree {
+    fn is_one_of(&self, servers: usize) -> bool {
+        self.fragments == 1 && self.servers.len() == servers
+    }
+
+    fn load(&self) -> u64 {
+        self.servers.values().map(|server| server.load).sum()
+    }
+
+    fn children<'a>(&'a self, parent: &'a str) -> Vec<&'a str> {
+        let is_child = |(_, server): &(&String, &Server)| server.parent == parent;
+        self.servers.iter().filter(is_child).map(|(id, _)| id.as_str()).collect()
+    }
+
+    fn an_inner_node(&self) -> Option<String> {
+        let is_inner = |id: &&String| {
+            self.servers.get(*id).is_some_and(|server| !server.parent.is_empty()) && !self.children(id).is_empty()
+        };
+        self.servers.keys().find(is_inner).cloned()
+    }
+
+    fn picture(&self) -> String {
+        let mut text = String::new();
+        for root in self.children("") {
+            self.draw(root, "", "", &mut text);
+        }
+        text
+    }
+
+    fn draw(&self, id: &str, branch: &str, indent: &str, text: &mut String) {
+        let Some(server) = self.servers.get(id) else { return };
+        let label = format!("  {branch}{id}");
+        let plural = if server.load == 1 { "" } else { "s" };
+        text.push_str(&format!("{label:<24}{}  {} client{plural}\n", server.address, server.load));
+        let children = self.children(id);
+        for (number, child) in children.iter().enumerate() {
+            let is_last = number + 1 == children.len();
+            let (branch, more) = if is_last { ("└── ", "    ") } else { ("├── ", "│   ") };
+            self.draw(child, &format!("{indent}{branch}"), &format!("{indent}{more}"), text);
+        }
+    }
+}
+
+/// One client got one activity.
+struct Arrival {
+    activity: Activity,
+    at: Instant,
 }
 
 /// How often each activity has arrived.
@@ -170,30 +324,9 @@ impl Counts {
     }
 }
 
-/// The tree with the load of each server.
-fn picture(tree: &Tree, loads: &Loads) -> String {
-    let mut text = String::new();
-    draw(tree, loads, 0, "", "", &mut text);
-    text
-}
-
-fn draw(tree: &Tree, loads: &Loads, node: usize, branch: &str, indent: &str, text: &mut String) {
-    let Some(server) = tree.nodes.get(node) else { return };
-    let load = loads.get(server.id()).copied().unwrap_or_default();
-    let label = format!("  {branch}{}", server.id());
-    let plural = if load == 1 { "" } else { "s" };
-    text.push_str(&format!("{label:<20}{}  {load} client{plural}\n", server.address()));
-    for child in [2 * node + 1, 2 * node + 2] {
-        if child < tree.nodes.len() {
-            let is_last = child == 2 * node + 2;
-            let (branch, more) = if is_last { ("└── ", "    ") } else { ("├── ", "│   ") };
-            draw(tree, loads, child, &format!("{indent}{branch}"), &format!("{indent}{more}"), text);
-        }
-    }
-}
-
-fn invitation(entrance: SocketAddr, client_binary: &str) -> String {
+fn invitation(entrance: SocketAddr, masters: &[Master], client_binary: &str) -> String {
     let (host, port) = (entrance.ip(), entrance.port());
+    let master = masters.first().map(|master| master.address().to_string()).unwrap_or_default();
     format!(
         r#"Join in, from other terminals:
 
@@ -206,6 +339,11 @@ or by hand (whoever is sent a REDIRECT connects to the port it names and starts 
   {{"command":"LOGIN","username":"anonymous"}}
   {{"command":"ACTIVITY_MESSAGE","username":"anonymous","activity":{{"verb":"wave"}}}}
 
-Ctrl-C ends everything."#
+or ask a master for the tree:
+
+  grpcurl -plaintext {master} arborcast.registry.v1.Registry/GetTopology
+
+In {} seconds one of the servers is killed. Ctrl-C ends everything."#,
+        PEACE.as_secs()
     )
 }

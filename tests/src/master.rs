@@ -1,0 +1,75 @@
+//! One running master, and what it answers.
+
+use std::net::SocketAddr;
+
+use arborcast_proto::registry::registry_client::RegistryClient;
+use arborcast_proto::registry::{DrainNodeRequest, GetTopologyRequest, Topology};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Response, Status};
+
+use crate::node::{SECRET, listening_port};
+use crate::process::{Process, master_binary};
+use crate::wait::PATIENCE;
+
+/// A master that accepts connections. Killed when dropped.
+#[derive(Debug)]
+pub struct Master {
+    /// Its process.
+    pub process: Process,
+    address: SocketAddr,
+}
+
+impl Master {
+    /// A master on a free port.
+    #[track_caller]
+    pub fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// A master that knows nothing yet, at an address where one was before.
+    #[track_caller]
+    pub fn start_at(address: SocketAddr) -> Self {
+        let process = Process::start(master_binary(), ["--listen", &address.to_string(), "-s", SECRET]);
+        let port = listening_port(&process);
+        Self { process, address: SocketAddr::new(address.ip(), port) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The tree as it knows it.
+    ///
+    /// # Errors
+    /// When it does not answer, in a sentence.
+    pub fn topology(&self) -> Result<Topology, String> {
+        self.ask(async |mut registry| registry.get_topology(GetTopologyRequest {}).await)
+    }
+
+    /// Asks a node to drain.
+    ///
+    /// # Errors
+    /// When the master refuses, in a sentence.
+    pub fn drain(&self, node_id: &str) -> Result<(), String> {
+        let mut request = Request::new(DrainNodeRequest { node_id: node_id.to_owned(), incarnation: 0 });
+        let bearer = format!("Bearer {SECRET}").parse().expect("the secret is ASCII");
+        request.metadata_mut().insert("authorization", bearer);
+        self.ask(async |mut registry| registry.drain_node(request).await).map(|_| ())
+    }
+
+    fn ask<T>(
+        &self,
+        call: impl AsyncFnOnce(RegistryClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, String> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address makes a URI");
+        let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
+        runtime.block_on(async {
+            let channel = endpoint.connect().await.map_err(|error| format!("can't reach {}: {error}", self.address))?;
+            let answer = call(RegistryClient::new(channel)).await;
+            answer.map(Response::into_inner).map_err(|status| format!("{} says {status}", self.address))
+        })
+    }
+}

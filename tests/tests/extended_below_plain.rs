@@ -1,0 +1,35 @@
+//! An extended node below a plain parent, as if that were somebody else's server (protocol, P2).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::time::Duration;
+
+use arborcast_tests::lines;
+use arborcast_tests::node::{Node, NodeBuilder};
+use arborcast_tests::peer::Peer;
+use arborcast_tests::tree::wait_until_all_know_each_other;
+
+/// An activity from a client of the one reaches a client of the other.
+#[track_caller]
+fn reaches(from: &Node, to: &Node, tag: u32) {
+    let (mut author, mut reader) = (Peer::anonymous(from.address()), Peer::anonymous(to.address()));
+    author.send(lines::anonymous_activity(&format!(r#"{{"tag":{tag}}}"#)));
+    reader.expect("the activity", |line| (line["activity"]["tag"] == tag).then_some(()));
+}
+
+#[test]
+fn it_joins_there_and_comes_back_when_the_parent_does() {
+    let plain = NodeBuilder::default().announce_every(Duration::from_millis(300));
+    let mut parent = plain.start();
+    // No master ever answers; naming one makes the node speak the extensions.
+    let child = plain.clone().id("extended").parent(parent.address()).flag("--master", "127.0.0.1:1").start();
+    wait_until_all_know_each_other(&[&parent, &child]);
+    reaches(&parent, &child, 1);
+    reaches(&child, &parent, 2);
+
+    let port = parent.address().port();
+    drop(parent);
+    parent = plain.port(port).start();
+    wait_until_all_know_each_other(&[&parent, &child]);
+    reaches(&parent, &child, 3);
+    reaches(&child, &parent, 4);
+}
