@@ -311,9 +311,7 @@ impl Forest {
         let mut parents = BTreeMap::new();
         for report in topology.nodes.iter().filter_map(|node| node.report.as_ref()) {
             let place = *places.get(report.node_id.as_str()).ok_or_else(|| format!("not awake: {report:?}"))?;
-            // Who became the root because its parent died looks for a parent as long as it is the root.
-            let is_lasting_root = report.state() == NodeState::Orphaned && report.parent_id.is_empty();
-            if report.state() != NodeState::Live && !is_lasting_root {
+            if report.state() != NodeState::Live {
                 return Err(format!("not settled: {report:?}"));
             }
             let parent = match report.parent_id.as_str() {

@@ -200,6 +200,18 @@ impl Node {
         }
     }
 
+    /// The way to the root is another one now, and a request that was on the old way may be lost: ask again. An answer that
+    /// comes twice finds nobody waiting.
+    pub(crate) fn ask_again_for_applicants(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let waiting = self.connections.values().filter_map(|entry| match &entry.role {
+            Role::Applicant(applicant) => Some(applicant.clone()),
+            _ => None,
+        });
+        for applicant in waiting.collect::<Vec<_>>() {
+            self.climb(now, applicant, Vec::new(), out);
+        }
+    }
+
     pub(crate) fn refuse_applicant(
         &mut self,
         now: Instant,

@@ -381,6 +381,7 @@ impl Node {
         self.leave_former_parents(now, out);
         self.become_link(now, connection, Link::to_extended_parent(now), out);
         self.tell_children(out);
+        self.ask_again_for_applicants(now, out);
     }
 
     /// The parent is lost, or about to leave.
@@ -389,6 +390,7 @@ impl Node {
         self.fragment.become_root();
         self.healing.failures = 0;
         self.tell_children(out);
+        self.ask_again_for_applicants(now, out);
         self.seek(now, out);
     }
 

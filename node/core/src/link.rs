@@ -128,7 +128,10 @@ impl Node {
         let Some(tree) = tree.filter(|_| self.fragment.is_parent(link)) else { return };
         match self.fragment.follow_parent(tree) {
             Ok(false) => {}
-            Ok(true) => self.tell_children(out),
+            Ok(true) => {
+                self.tell_children(out);
+                self.ask_again_for_applicants(now, out);
+            }
             Err(_) => {
                 error!(connection = %link, "the parent stands below this node: leaving it");
                 self.close(now, link, CloseReason::Moved, out);
