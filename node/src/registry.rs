@@ -87,11 +87,17 @@ impl Registry {
     }
 
     /// Tells the masters where the node stands, if that has changed.
-    pub(crate) fn report<'a>(&self, view: &TreeView, remembered: impl Iterator<Item = &'a Target>) {
+    pub(crate) fn report<'a>(&self, view: &TreeView, remembered: impl Iterator<Item = &'a Target> + Clone) {
         let report = report(&self.template, view);
         self.reports.send_if_modified(|last| std::mem::replace(last, report.clone()) != report);
-        let remembered: Vec<Target> = remembered.cloned().collect();
-        self.remembered.send_if_modified(|last| std::mem::replace(last, remembered.clone()) != remembered);
+        // Asked for with every heartbeat and changed seldom: copied only then.
+        self.remembered.send_if_modified(|last| {
+            let is_new = !remembered.clone().eq(last.iter());
+            if is_new {
+                *last = remembered.cloned().collect();
+            }
+            is_new
+        });
     }
 
     /// Asks all masters at once. The first that names somebody is listened to; a bounded time is waited for the others.

@@ -91,7 +91,7 @@ impl Healing {
     }
 
     /// The servers to ask when no master answers, for this run and the next.
-    pub(crate) fn remembered(&self) -> impl Iterator<Item = &Target> {
+    pub(crate) fn remembered(&self) -> impl Iterator<Item = &Target> + Clone {
         self.remembered.values()
     }
 

@@ -233,7 +233,7 @@ impl Node {
     }
 
     /// The servers to ask when no master answers, to be kept for the next run.
-    pub fn remembered(&self) -> impl Iterator<Item = &Target> {
+    pub fn remembered(&self) -> impl Iterator<Item = &Target> + Clone {
         self.healing.remembered()
     }
 
@@ -294,7 +294,6 @@ impl Node {
     fn dispatch(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
         let Some(entry) = self.connections.get(&connection) else { return };
         let ReceivedLine { bytes, message } = line;
-        let command = message.as_ref().map_or("", Message::command);
         let outcome = match (message, &entry.role) {
             (Err(error), _) => Err(Refusal::Undecodable(error)),
             (Ok(Message::InvalidMessage { info } | Message::AuthenticationFail { info }), _) => {
@@ -308,7 +307,7 @@ impl Node {
                 self.on_link_message(now, connection, bytes, message, out)
             }
             // It has to wait for our answer before it says anything.
-            (Ok(_), Role::Applicant(_)) => Err(Refusal::NotAServer { command }),
+            (Ok(message), Role::Applicant(_)) => Err(Refusal::NotAServer { command: message.command() }),
             (Ok(message), Role::Applying) => self.on_applying_message(now, connection, bytes, message, out),
         };
         if let Err(refusal) = outcome {
