@@ -203,7 +203,7 @@ impl Conversation {
         let mut taken = 0;
         let outcome = loop {
             match self.connection.next_message() {
-                Ok(Some(Message::ActivityBroadcast { activity })) => {
+                Ok(Some(Message::ActivityBroadcast { activity, .. })) => {
                     taken += u64::from(self.unechoed.handle_arrival(&activity));
                     self.batch.push(activity);
                 }
@@ -267,7 +267,7 @@ fn pause_before_redirect(redirects: u32) -> Duration {
 /// Makes a new connection a session's.
 pub(crate) async fn log_in(connection: &mut Connection, identity: &Identity, options: &Options) -> Result<(), Error> {
     match connection.ask(&identity.login(), options).await {
-        Ok(Message::LoginSuccess { info }) => {
+        Ok(Message::LoginSuccess { info, .. }) => {
             debug!(server = %connection.server, info, "logged in");
             Ok(())
         }

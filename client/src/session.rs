@@ -45,8 +45,10 @@ impl Identity {
 
     pub(crate) fn login(&self) -> Message {
         match self.clone() {
-            Self::Anonymous => Message::Login { username: ANONYMOUS.into(), secret: None },
-            Self::User(Credentials { username, secret }) => Message::Login { username, secret: Some(secret) },
+            Self::Anonymous => Message::Login { username: ANONYMOUS.into(), secret: None, resume: None },
+            Self::User(Credentials { username, secret }) => {
+                Message::Login { username, secret: Some(secret), resume: None }
+            }
         }
     }
 
@@ -55,7 +57,7 @@ impl Identity {
             Self::Anonymous => (ANONYMOUS.into(), None),
             Self::User(Credentials { username, secret }) => (username, Some(secret)),
         };
-        Message::ActivityMessage { username, secret, activity }
+        Message::ActivityMessage { username, secret, number: None, activity }
     }
 }
 

@@ -77,7 +77,7 @@ fn stamped(activity: &Activity, username: &str) -> Activity {
     activity.write_broadcast(username, &mut line);
     line.truncate(line.len().saturating_sub(1));
     match Message::parse(&line.freeze()) {
-        Ok(Message::ActivityBroadcast { activity }) => activity,
+        Ok(Message::ActivityBroadcast { activity, .. }) => activity,
         // Not reached, since an `Activity` always makes a broadcast. It would be an echo that is never recognised.
         _ => activity.clone(),
     }

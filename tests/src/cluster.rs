@@ -392,7 +392,10 @@ impl Cluster {
         let number = self.clients[client].published;
         self.clients[client].published += 1;
         let activity = Activity::parse(&format!(r#"{{"author":"c{client}","number":{number}}}"#)).unwrap();
-        self.send(client, Message::ActivityMessage { username: "anonymous".into(), secret: None, activity });
+        self.send(
+            client,
+            Message::ActivityMessage { username: "anonymous".into(), secret: None, number: None, activity },
+        );
     }
 
     /// Ends a client's connection without a word.
@@ -550,7 +553,7 @@ impl Cluster {
     fn on_client_line(&mut self, client: ClientIndex, line: &Bytes) {
         let message = Message::parse(&line.slice(..line.len() - 1)).expect("servers send valid messages");
         match &message {
-            Message::ActivityBroadcast { activity } => {
+            Message::ActivityBroadcast { activity, .. } => {
                 let (author, number) = author_and_number(activity);
                 self.invariants.on_activity(client, &author, number);
                 self.clients[client].activities.push((author, number));

@@ -17,11 +17,11 @@ fn pair(username: &str, secret: &str) -> Credentials {
 }
 
 fn login(username: &str, secret: &str) -> Message {
-    Message::Login { username: username.into(), secret: Some(secret.into()) }
+    Message::Login { username: username.into(), secret: Some(secret.into()), resume: None }
 }
 
 fn anonymous() -> Message {
-    Message::Login { username: "anonymous".into(), secret: None }
+    Message::Login { username: "anonymous".into(), secret: None, resume: None }
 }
 
 fn line(servers: usize) -> Vec<ServerIndex> {

@@ -42,7 +42,7 @@ impl Node {
         match message {
             Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
             Message::Register(credentials) => self.on_register(now, connection, credentials, out),
-            Message::Login { username, secret } => self.on_login(now, connection, username, secret, out),
+            Message::Login { username, secret, .. } => self.on_login(now, connection, username, secret, out),
             Message::Logout => Err(Refusal::NotLoggedIn),
             Message::ActivityMessage { .. } => Err(Refusal::ActivityBeforeLogin),
             other => Err(Refusal::out_of_place_before_or_in_a_session(&other)),
@@ -57,7 +57,7 @@ impl Node {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         match message {
-            Message::ActivityMessage { username, secret, activity } => {
+            Message::ActivityMessage { username, secret, activity, .. } => {
                 self.on_activity(connection, username, secret.as_ref(), activity, out)
             }
             Message::Logout => {
@@ -121,7 +121,7 @@ impl Node {
 
     fn hold_login(&mut self, connection: ConnectionId, username: String, secret: Option<Secret>) {
         if let Some(entry) = self.connections.get_mut(&connection) {
-            let message = Message::Login { username: username.clone(), secret };
+            let message = Message::Login { username: username.clone(), secret, resume: None };
             let line = ReceivedLine { bytes: message.to_line(), message: Ok(message) };
             entry.wait_again(Hold::Login(username.clone()), line);
             self.held_logins.entry(username).or_default().insert(connection);
@@ -141,7 +141,7 @@ impl Node {
         entry.role = Role::Client(session);
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
-        self.send(connection, &Message::LoginSuccess { info }, out);
+        self.send(connection, &Message::LoginSuccess { info, have: None }, out);
         let elsewhere =
             if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
         match elsewhere {

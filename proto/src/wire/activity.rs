@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::error::WireError;
 use super::limits::MAX_DEPTH;
+use super::message::{ACTIVITY_KEY, PLAIN_BROADCAST_HEAD};
 
 /// The key that a server sets on every activity it takes in from a client.
 const AUTHENTICATED_USER: &str = "authenticated_user";
@@ -59,8 +60,22 @@ impl Activity {
     /// `username`, whatever was there before (protocol, Activities). Nothing else changes.
     pub fn write_broadcast(&self, username: &str, out: &mut BytesMut) {
         out.reserve(self.0.len() + username.len() + 96);
-        out.put_slice(b"{\"command\":\"ACTIVITY_BROADCAST\",\"activity\":");
+        out.put_slice(PLAIN_BROADCAST_HEAD);
+        self.write_authenticated_member(username, out);
+    }
+
+    /// Appends what follows the head of an ACTIVITY_BROADCAST ([`put_broadcast_head`](super::message::put_broadcast_head))
+    /// for this activity, with `authenticated_user` set to `username`: all that is left of the line.
+    pub fn write_authenticated_member(&self, username: &str, out: &mut BytesMut) {
+        out.put_slice(ACTIVITY_KEY);
         self.write_authenticated(username, out);
+        out.put_slice(b"}\n");
+    }
+
+    /// The same for an activity that is passed on as it is.
+    pub fn write_member(&self, out: &mut BytesMut) {
+        out.put_slice(ACTIVITY_KEY);
+        out.put_slice(&self.0);
         out.put_slice(b"}\n");
     }
 

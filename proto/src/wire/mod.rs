@@ -5,6 +5,7 @@
 //! - [`activity`]: the one payload that passes through unchanged, and how it is stamped with its author.
 //! - [`error`]: what can be wrong with a line; its `Display` is the `info` of the INVALID_MESSAGE answer.
 //! - [`limits`]: the numbers.
+//! - [`relay`]: what activities carry between extended servers; [`users`]: what those tell each other about users.
 //! - [`secret`]: a string that never shows itself in a log.
 
 pub mod activity;
@@ -12,10 +13,14 @@ pub mod codec;
 pub mod error;
 pub mod limits;
 pub mod message;
+pub mod relay;
 pub mod secret;
+pub mod users;
 
 pub use activity::Activity;
 pub use codec::LineDecoder;
 pub use error::WireError;
 pub use message::{Credentials, FragmentKey, Message, Reign, ServerAnnounce};
+pub use relay::{Have, Origin, PublicationId, RelayTag, Resume};
 pub use secret::Secret;
+pub use users::{Denial, RegistrationId, UserRecord};
