@@ -141,7 +141,7 @@ impl Node {
         entry.role = Role::Client(session);
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
-        self.send(connection, &Message::LoginSuccess { info, have: None }, out);
+        self.send(connection, &Message::LoginSuccess { info, have: None, servers: Vec::new() }, out);
         let elsewhere =
             if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
         match elsewhere {

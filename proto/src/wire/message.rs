@@ -129,6 +129,9 @@ pub enum Message {
         /// The session is an extended one, and this counts as received already; absent in plain sessions.
         #[serde(skip_serializing_if = "Option::is_none")]
         have: Option<Have>,
+        /// Other servers, for when this one is lost.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        servers: Vec<Target>,
     },
     /// The client leaves.
     Logout,
@@ -647,6 +650,7 @@ struct Fields<'a> {
     secret: Option<&'a RawValue>,
     seq: Option<&'a RawValue>,
     server: Option<&'a RawValue>,
+    servers: Option<&'a RawValue>,
     session: Option<&'a RawValue>,
     target: Option<&'a RawValue>,
     through: Option<&'a RawValue>,
@@ -685,6 +689,7 @@ enum FieldName {
     Secret,
     Seq,
     Server,
+    Servers,
     Session,
     Target,
     Through,
@@ -758,6 +763,7 @@ impl<'a> Fields<'a> {
             FieldName::Secret => ("secret", &mut self.secret),
             FieldName::Seq => ("seq", &mut self.seq),
             FieldName::Server => ("server", &mut self.server),
+            FieldName::Servers => ("servers", &mut self.servers),
             FieldName::Session => ("session", &mut self.session),
             FieldName::Target => ("target", &mut self.target),
             FieldName::Through => ("through", &mut self.through),
@@ -856,7 +862,8 @@ impl<'a> Fields<'a> {
             "LOGIN_SUCCESS" => {
                 let of = of("LOGIN_SUCCESS");
                 let have = of.optional_object("have", self.have).unwrap_or_default();
-                Message::LoginSuccess { info: of.info()?, have }
+                let servers = of.optional_object("servers", self.servers).unwrap_or_default();
+                Message::LoginSuccess { info: of.info()?, have, servers: servers.unwrap_or_default() }
             }
             "LOGOUT" => Message::Logout,
             "REDIRECT" => of("REDIRECT").redirect()?,
@@ -1227,10 +1234,17 @@ mod tests {
                 r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"c0ffee","have":{"5/n1":17}}}"#,
             ),
             (Message::LoginFailed { info: info() }, r#"{"command":"LOGIN_FAILED","info":"text"}"#),
-            (Message::LoginSuccess { info: info(), have: None }, r#"{"command":"LOGIN_SUCCESS","info":"text"}"#),
             (
-                Message::LoginSuccess { info: info(), have: Some(have()) },
-                r#"{"command":"LOGIN_SUCCESS","info":"text","have":{"5/n1":17}}"#,
+                Message::LoginSuccess { info: info(), have: None, servers: vec![] },
+                r#"{"command":"LOGIN_SUCCESS","info":"text"}"#,
+            ),
+            (
+                Message::LoginSuccess {
+                    info: info(),
+                    have: Some(have()),
+                    servers: vec![Target { id: "n0".into(), hostname: "h".into(), port: 3780 }],
+                },
+                r#"{"command":"LOGIN_SUCCESS","info":"text","have":{"5/n1":17},"servers":[{"id":"n0","hostname":"h","port":3780}]}"#,
             ),
             (Message::Logout, r#"{"command":"LOGOUT"}"#),
             (
