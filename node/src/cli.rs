@@ -69,6 +69,9 @@ pub struct Cli {
     /// Bytes kept of what was broadcast; who falls further behind is closed
     #[arg(long, value_name = "BYTES", default_value_t = Bounds::default().log_bytes, value_parser = clap::value_parser!(u64).range(65_536..=1 << 40))]
     log_bytes: u64,
+    /// How long activities are kept for servers and clients that come back, with --master or --extended
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = humantime::parse_duration)]
+    retention: Duration,
     /// Most connections at one time
     #[arg(long, value_name = "N", default_value_t = 65_536, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     max_connections: u32,
@@ -164,6 +167,8 @@ impl Cli {
             max_children: usize::try_from(self.max_children).unwrap_or(usize::MAX),
             parent: parent.clone(),
             remembered: memory.servers,
+            log_bytes: self.log_bytes,
+            retention: self.retention,
             ..Extensions::new(incarnation, rand::random())
         });
         let masters = is_extended.then_some(Masters { addresses: self.master, memory: path });

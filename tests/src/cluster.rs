@@ -6,10 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, GiveUp, Node, ReceivedLine, View,
+    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine, View,
 };
-use arborcast_proto::wire::message::Target;
+use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
 use arborcast_proto::wire::{Activity, Credentials, Message};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
@@ -63,7 +64,9 @@ struct Server {
     /// When it has to be called next, as entered in `Cluster::deadlines`.
     deadline: Option<Instant>,
     wires: BTreeMap<ConnectionId, (WireIndex, Side)>,
-    subscribers: BTreeSet<ConnectionId>,
+    subscribers: BTreeMap<ConnectionId, (Form, bool)>,
+    /// The broadcast log of the extended form, by where each line begins; nothing is ever forgotten here.
+    log: BTreeMap<u64, Bytes>,
     given_up: Option<GiveUp>,
 }
 
@@ -209,7 +212,8 @@ impl Cluster {
             frozen_inbox: Vec::new(),
             deadline,
             wires: BTreeMap::new(),
-            subscribers: BTreeSet::new(),
+            subscribers: BTreeMap::new(),
+            log: BTreeMap::new(),
             given_up: None,
         });
     }
@@ -238,6 +242,7 @@ impl Cluster {
             *extensions = Extensions { incarnation, remembered, seed, ..extensions.clone() };
         }
         entry.core = Node::new(entry.config.clone(), self.now);
+        entry.log.clear();
         entry.incarnation = incarnation;
         entry.is_alive = true;
         let deadline = entry.core.next_deadline();
@@ -335,7 +340,9 @@ impl Cluster {
         self.invariants.observations += 1;
         let mut group: Vec<ServerIndex> = (0..self.servers.len()).collect();
         let relays = |party: Party| match party {
-            Party::Server(server, connection) if self.servers[server].subscribers.contains(&connection) => Some(server),
+            Party::Server(server, connection) if self.servers[server].subscribers.contains_key(&connection) => {
+                Some(server)
+            }
             _ => None,
         };
         let wires: BTreeSet<WireIndex> =
@@ -596,18 +603,37 @@ impl Cluster {
                     self.transmit(wire, side, Parcel::Line(line));
                 }
             }
-            Action::Subscribe { connection, .. } => {
-                self.servers[server].subscribers.insert(connection);
+            Action::Subscribe { connection, form, takes_history, .. } => {
+                self.servers[server].subscribers.insert(connection, (form, takes_history));
                 self.check_relay();
             }
             Action::Publish { publication, from } => {
                 let mut line = BytesMut::new();
                 publication.write_to(&mut line);
-                let line = line.freeze();
-                let receivers = self.servers[server].subscribers.iter().filter(|receiver| Some(**receiver) != from);
-                for receiver in receivers.copied().collect::<Vec<_>>() {
-                    if let Some((wire, side)) = wire_of(self, receiver) {
-                        self.transmit(wire, side, Parcel::Line(line.clone()));
+                self.publish_line(server, Form::Plain, from.into(), &line.freeze());
+            }
+            Action::Relay { line, head, source } => {
+                let end = self.servers[server].log.last_key_value().map_or(0, |(at, line)| at + line.len() as u64);
+                self.servers[server].log.insert(end, line.clone());
+                self.publish_line(server, Form::Extended, source, &line);
+                if let Some(head) = head {
+                    let plain = [PLAIN_BROADCAST_HEAD, &line[head..]].concat().into();
+                    self.publish_line(server, Form::Plain, source, &plain);
+                }
+            }
+            Action::Replay { connection, pieces } => {
+                let Some((wire, side)) = wire_of(self, connection) else { return };
+                for piece in pieces {
+                    let lines: Vec<Bytes> = match piece {
+                        Piece::Line(line) => vec![line],
+                        Piece::Range { start, end } => {
+                            let log = &self.servers[server].log;
+                            assert!(log.contains_key(&start.0), "a range of the log begins where a line does");
+                            log.range(start.0..end.0).map(|(_, line)| line.clone()).collect()
+                        }
+                    };
+                    for line in lines {
+                        self.transmit(wire, side, Parcel::Line(line));
                     }
                 }
             }
@@ -625,6 +651,18 @@ impl Cluster {
             }
             Action::Drained => self.crash(server),
             Action::GiveUp(why) => self.servers[server].given_up = Some(why),
+        }
+    }
+
+    fn publish_line(&mut self, server: ServerIndex, form: Form, source: Source, line: &Bytes) {
+        let gets = |(receiver, (of, takes_history)): &(&ConnectionId, &(Form, bool))| {
+            *of == form && Some(**receiver) != source.link && (*takes_history || !source.is_history)
+        };
+        let receivers = self.servers[server].subscribers.iter().filter(gets).map(|(receiver, _)| *receiver);
+        for receiver in receivers.collect::<Vec<_>>() {
+            if let Some((wire, side)) = self.servers[server].wires.get(&receiver).copied() {
+                self.transmit(wire, side, Parcel::Line(line.clone()));
+            }
         }
     }
 

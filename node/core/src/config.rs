@@ -82,6 +82,11 @@ pub struct Extensions {
     pub parent: Option<(String, u16)>,
     /// Servers remembered from the last run, to ask when no master answers.
     pub remembered: Vec<Target>,
+    /// Bytes of activities that are kept for those who come back. Default 64 MiB.
+    pub log_bytes: u64,
+    /// How long activities are kept for those who come back. Default 10 min. Shorter: less memory, and who was away for
+    /// longer is told of a gap.
+    pub retention: Duration,
     /// For jitter.
     pub seed: u64,
 }
@@ -96,6 +101,8 @@ impl Extensions {
             max_children: 8,
             parent: None,
             remembered: Vec::new(),
+            log_bytes: 64 << 20,
+            retention: Duration::from_secs(600),
             seed,
         }
     }

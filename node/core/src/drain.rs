@@ -85,7 +85,7 @@ impl Node {
     pub(crate) fn finish_drain_if_empty(&mut self, out: &mut Vec<Action>) {
         // The successor stays linked until the end: what the others still send has to get there.
         let mut waited_for = self.fragment.children().filter(|(link, _)| Some(*link) != self.successor);
-        if self.draining && self.sessions == 0 && waited_for.next().is_none() {
+        if self.draining && self.sessions == 0 && waited_for.next().is_none() && self.is_passed_on() {
             self.timers.stop(&Timer::DrainGrace);
             out.push(Action::Drained);
         }

@@ -31,6 +31,9 @@ pub(crate) enum Refusal {
     /// A message of the extensions over a link that does not speak them, or a plain one where they were expected.
     #[error("{command} is not accepted on this link")]
     NotExtended { command: &'static str },
+    /// ACTIVITY_BROADCAST without its name, over a link where it needs one.
+    #[error("ACTIVITY_BROADCAST needs origin and seq on this link")]
+    Unnamed,
     /// LOGOUT from somebody who is not logged in.
     #[error("LOGOUT is only accepted after LOGIN")]
     NotLoggedIn,
@@ -46,6 +49,9 @@ pub(crate) enum Refusal {
     /// More was sent behind an unanswered REGISTER or LOGIN than is kept.
     #[error("more than {limit} bytes were sent before the answer to REGISTER or LOGIN")]
     TooMuchAhead { limit: usize },
+    /// More activities wait for their acknowledgement than a session may have.
+    #[error("more than {limit} activities are not acknowledged yet")]
+    TooManyUnacknowledged { limit: usize },
     /// Neither a link nor a session after the login timeout.
     #[error("neither AUTHENTICATE nor LOGIN came within {seconds} s")]
     NotIdentified { seconds: u64 },
@@ -125,6 +131,8 @@ impl Refusal {
             | Self::AnswerToAServer { .. }
             | Self::SecondRegistration
             | Self::BroadcastTooLong { .. }
+            | Self::TooManyUnacknowledged { .. }
+            | Self::Unnamed
             | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
             Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
             Self::WrongClusterSecret(_) | Self::ActivityBeforeLogin | Self::OtherAuthor => {

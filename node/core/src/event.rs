@@ -5,6 +5,7 @@ use arborcast_proto::wire::{Activity, Message, WireError};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::ids::{AttemptId, ConnectionId};
+use crate::relay::{Piece, Source};
 
 /// Something that happened outside.
 #[derive(Debug)]
@@ -88,12 +89,16 @@ pub enum Action {
         /// What.
         line: Bytes,
     },
-    /// Give the connection everything that is published from now on.
+    /// Give the connection everything that is published in this form from now on.
     Subscribe {
         /// To whom.
         connection: ConnectionId,
+        /// In which form.
+        form: Form,
         /// Whether that is another server.
         is_link: bool,
+        /// Whether it also gets what happened before this node was in the tree.
+        takes_history: bool,
     },
     /// Append an activity to the broadcast log: for every subscribed connection but the one it came from.
     Publish {
@@ -101,6 +106,24 @@ pub enum Action {
         publication: Publication,
         /// The link it came over; `None` if it came from a client, who gets it back like everybody else.
         from: Option<ConnectionId>,
+    },
+    /// The same in an extended tree, where there is a log for each form.
+    Relay {
+        /// The line in the extended form, `\n` included.
+        line: Bytes,
+        /// How much of it has to be replaced by [`PLAIN_BROADCAST_HEAD`](arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD)
+        /// for the plain form; `None` if it does not go out in the plain form.
+        head: Option<usize>,
+        /// Where it came from.
+        source: Source,
+    },
+    /// Send these to one connection that is subscribed to the extended form: after everything published so far, before
+    /// anything later.
+    Replay {
+        /// To whom.
+        connection: ConnectionId,
+        /// What, in this order.
+        pieces: Vec<Piece>,
     },
     /// Close the connection once all that was sent and published to it so far is on its way. The core has forgotten it.
     Close {
@@ -125,6 +148,15 @@ pub enum Action {
     Drained,
     /// The node can't do what it was started for: end with an error.
     GiveUp(GiveUp),
+}
+
+/// How an activity looks on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Form {
+    /// As in the plain protocol.
+    Plain,
+    /// With its name in an extended tree.
+    Extended,
 }
 
 /// An activity that is on its way to everyone.

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use arborcast_proto::wire::Message;
 use arborcast_proto::wire::message::{Applicant, RefusalReason, Request, Sender, Target, TreePosition};
+use arborcast_proto::wire::{Message, Reign};
 use bytes::Bytes;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
@@ -237,6 +237,7 @@ impl Node {
         }
         self.healing.failures = failures.saturating_add(1);
         self.timers.set(Timer::Seek, now + pause);
+        self.schedule_acks(now);
     }
 
     /// The connection for an attempt stands: say who asks.
@@ -377,9 +378,10 @@ impl Node {
         self.healing.failures = 0;
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
+        let is_new_here = self.fragment.key().reign == Reign::Unsettled;
         self.fragment.become_child(Parent { link: connection, target }, tree);
         self.leave_former_parents(now, out);
-        self.become_link(now, connection, Link::to_extended_parent(now), out);
+        self.become_link(now, connection, Link::to_extended_parent(now, is_new_here), out);
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
     }
@@ -403,6 +405,12 @@ impl Node {
     /// any other.
     pub(crate) fn is_orphan(&self) -> bool {
         self.has_lost_parent() && self.healing.failures == 0
+    }
+
+    /// Whether this node has not asked everybody yet, since its start or since it lost its parent: there may be others.
+    pub(crate) fn is_in_its_first_round(&self) -> bool {
+        let may_find_somebody = self.extensions.is_some() && self.fragment.is_root() && !self.has_plain_parent();
+        may_find_somebody && self.healing.failures == 0
     }
 
     /// Somebody asks to attach here though the own key is the larger one: as a root, we ask there instead.

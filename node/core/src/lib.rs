@@ -6,8 +6,9 @@
 //! are those of `proto/README.md`; the modules name the section they implement.
 //!
 //! - [`node`]: the state, the one entrance for events, the life of a connection.
-//! - `session`: strangers and clients: login, activities.
-//! - `link`: other servers: what they may send, and what goes with a lost link.
+//! - `session`: strangers and clients: login. `publishing`: what they publish, and sessions that resume.
+//! - `link`: other servers: what they may send, and what goes with a lost link. `relaying`: activities between extended
+//!   servers.
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
 //! - `fragment`: where a node is in its fragment of the tree; `attach`: taking children in; `healing`: finding a parent;
 //!   `drain`: stopping without loss. (The extensions.)
@@ -32,16 +33,19 @@ mod link;
 pub mod load;
 mod locks;
 pub mod node;
+mod publishing;
 mod registration;
 pub mod relay;
+mod relaying;
 mod session;
 mod timer;
 mod users;
 
 pub use config::{Config, Extensions};
-pub use event::{Action, CloseReason, Event, GiveUp, Publication, ReceivedLine};
+pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
 pub use ids::{AttemptId, ConnectionId, ServerId};
 pub use node::{Node, TreeView, View};
+pub use relaying::RelayCounts;
 
 #[cfg(test)]
 mod testing {

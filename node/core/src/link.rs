@@ -9,9 +9,10 @@ use tracing::{debug, error, info, warn};
 
 use crate::config::EXPIRES_AFTER_INTERVALS;
 use crate::error::Refusal;
-use crate::event::{Action, CloseReason, Publication};
+use crate::event::{Action, CloseReason, Form, Publication};
 use crate::ids::ConnectionId;
 use crate::node::{Node, Role};
+use crate::relaying::{Exchange, Payload};
 use crate::timer::Timer;
 
 /// Who handles a silence later than this part of the timeout has slept itself.
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     is_to_parent: bool,
     /// Whether both ends speak the extensions.
     is_extended: bool,
+    /// How far both ends are with activities, if both speak the extensions.
+    exchange: Option<Exchange>,
     /// Whether a valid message came over it.
     heard: bool,
     /// When the last line came over it.
@@ -32,24 +35,35 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn to_plain_parent(now: Instant) -> Self {
-        Self { is_to_parent: true, is_extended: false, heard: false, last_heard: now }
+        Self { is_to_parent: true, is_extended: false, exchange: None, heard: false, last_heard: now }
     }
 
     /// A plain parent that has said something already.
     pub(crate) fn to_found_plain_parent(now: Instant) -> Self {
-        Self { is_to_parent: true, is_extended: false, heard: true, last_heard: now }
+        Self { is_to_parent: true, is_extended: false, exchange: None, heard: true, last_heard: now }
     }
 
     pub(crate) fn from_plain_child(now: Instant) -> Self {
-        Self { is_to_parent: false, is_extended: false, heard: false, last_heard: now }
+        Self { is_to_parent: false, is_extended: false, exchange: None, heard: false, last_heard: now }
     }
 
-    pub(crate) fn to_extended_parent(now: Instant) -> Self {
-        Self { is_to_parent: true, is_extended: true, heard: true, last_heard: now }
+    /// What the parent sends at first may be history.
+    pub(crate) fn to_extended_parent(now: Instant, begins_with_history: bool) -> Self {
+        let exchange = Some(Exchange::new(begins_with_history));
+        Self { is_to_parent: true, is_extended: true, exchange, heard: true, last_heard: now }
     }
 
     pub(crate) fn from_extended_child(now: Instant) -> Self {
-        Self { is_to_parent: false, is_extended: true, heard: true, last_heard: now }
+        let exchange = Some(Exchange::new(false));
+        Self { is_to_parent: false, is_extended: true, exchange, heard: true, last_heard: now }
+    }
+
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        self.exchange.as_ref()
+    }
+
+    pub(crate) fn exchange_mut(&mut self) -> Option<&mut Exchange> {
+        self.exchange.as_mut()
     }
 }
 
@@ -65,7 +79,14 @@ impl Node {
         self.release(connection, hold);
         self.timers.stop(&Timer::Identify(connection));
         self.links.insert(connection);
-        out.push(Action::Subscribe { connection, is_link: true });
+        if is_extended {
+            self.send_have(connection, out);
+        } else {
+            out.push(Action::Subscribe { connection, form: Form::Plain, is_link: true, takes_history: false });
+            if let Some(relay) = &mut self.relay {
+                relay.plain_readers += 1;
+            }
+        }
         self.send(connection, &self.announcement(), out);
         if is_extended {
             self.timers.set(Timer::LinkSilence(connection), now + self.heartbeat_timeout());
@@ -180,6 +201,13 @@ impl Node {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         match message {
+            Message::ActivityBroadcast { relay, activity } if self.is_extended_link(connection) => {
+                let tag = relay.ok_or(Refusal::Unnamed)?;
+                self.on_relayed(now, connection, tag, &activity, out);
+            }
+            Message::ActivityBroadcast { activity, .. } if self.relay.is_some() => {
+                self.take_in(now, Some(connection), &Payload::Forwarded(&activity), out);
+            }
             Message::ActivityBroadcast { .. } => {
                 out.push(Action::Publish { publication: Publication::Forwarded(line), from: Some(connection) });
             }
@@ -208,6 +236,16 @@ impl Node {
             Message::Heartbeat { tree } if self.is_extended_link(connection) => {
                 self.on_heartbeat(now, connection, tree, out);
             }
+            Message::RelayAck { have } if self.is_extended_link(connection) => {
+                self.on_relay_ack(now, connection, &have, out);
+            }
+            Message::RelayGap { origin, through } if self.is_extended_link(connection) => {
+                self.on_relay_gap(now, connection, origin, through, out);
+            }
+            Message::RelayHave { have, more } if self.is_extended_link(connection) => {
+                self.on_relay_have(now, connection, have, more, out);
+            }
+            Message::RelaySynced if self.is_extended_link(connection) => self.on_relay_synced(connection, out),
             Message::ServerQuit { target } if self.is_extended_link(connection) => {
                 self.on_server_quit(now, connection, target, out);
             }
@@ -272,6 +310,8 @@ impl Node {
             self.timers.stop(&Timer::ServerExpiry(id));
         }
         self.on_allowances_lost(now, link, out);
+        // Without a neighbour there is nobody whose acknowledgement could be waited for.
+        self.schedule_acks(now);
         if was_parent {
             self.become_orphan(now, out);
         } else {

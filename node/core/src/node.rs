@@ -18,6 +18,7 @@ use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
 use crate::locks::{Allowances, Registration};
+use crate::relaying::{Relay, RelayCounts};
 use crate::session::Session;
 use crate::timer::{Timer, TimerTable};
 use crate::users::Users;
@@ -51,6 +52,8 @@ pub struct Node {
     pub(crate) timers: TimerTable,
     /// What is needed to speak the extensions, if this node does.
     pub(crate) extensions: Option<Extensions>,
+    /// What is kept about activities, if this node speaks the extensions.
+    pub(crate) relay: Option<Relay>,
     pub(crate) fragment: Fragment,
     pub(crate) healing: Healing,
     /// On the way to a stop without loss.
@@ -86,6 +89,10 @@ pub(crate) enum Role {
     Applying,
 }
 
+/// Most bytes that are held back behind an activity whose predecessor has not come (protocol, B40), if four lines are
+/// not more.
+const MAX_HELD_BACK_BYTES: usize = 8 << 20;
+
 /// Requests of one connection are answered in order; this one is not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Hold {
@@ -93,6 +100,13 @@ pub(crate) enum Hold {
     Registration(String),
     /// A LOGIN with this username, whose pair is pending.
     Login(String),
+    /// An activity whose predecessor in the session is still on its way.
+    Predecessor {
+        /// The session.
+        session: Box<str>,
+        /// The activity's number.
+        number: u64,
+    },
 }
 
 impl Connection {
@@ -103,14 +117,19 @@ impl Connection {
     fn must_wait(&self, line: &ReceivedLine) -> bool {
         match &self.hold {
             None => false,
-            Some(Hold::Login(_)) => true,
+            Some(Hold::Login(_) | Hold::Predecessor { .. }) => true,
             Some(Hold::Registration(_)) => {
                 !self.waiting.is_empty() || matches!(line.message, Ok(Message::Login { .. }))
             }
         }
     }
 
-    fn wait(&mut self, line: ReceivedLine, limit: usize) -> Result<(), Refusal> {
+    fn wait(&mut self, line: ReceivedLine, max_line: usize) -> Result<(), Refusal> {
+        let limit = match self.hold {
+            // What a client sends again at once, having lost its server.
+            Some(Hold::Predecessor { .. }) => MAX_HELD_BACK_BYTES.max(4 * max_line),
+            _ => 2 * max_line,
+        };
         self.waiting_bytes += line.bytes.len();
         self.waiting.push_back(line);
         if self.waiting_bytes > limit { Err(Refusal::TooMuchAhead { limit }) } else { Ok(()) }
@@ -148,6 +167,8 @@ pub struct View {
     pub users: usize,
     /// Registrations of own clients, and pairs from elsewhere, that are not settled yet.
     pub unsettled: usize,
+    /// What happened to activities, if the node speaks the extensions.
+    pub relay: Option<RelayCounts>,
     /// How many connections ended, by reason.
     pub closings: BTreeMap<CloseReason, u64>,
 }
@@ -182,6 +203,7 @@ impl Node {
         Self {
             fragment: Fragment::new(config.id.clone()),
             healing: Healing::new(extensions.as_ref()),
+            relay: Relay::new(&config, now),
             extensions,
             draining: false,
             successor: None,
@@ -220,6 +242,7 @@ impl Node {
             Event::DeadlinePassed => self.on_deadline(now, out),
             Event::Stop => self.on_stop(now, out),
         }
+        self.resume_awakened(now, out);
     }
 
     /// When [`Event::DeadlinePassed`] is due next.
@@ -246,6 +269,7 @@ impl Node {
             servers: self.servers.iter().map(|(id, server)| (id.clone(), server.clone())).collect(),
             users: self.users.len(),
             unsettled: self.registrations.len() + self.windows.len(),
+            relay: self.relay.as_ref().map(|relay| relay.counts),
             closings: self.closings.clone(),
         }
     }
@@ -279,14 +303,14 @@ impl Node {
     }
 
     fn on_received(&mut self, now: Instant, connection: ConnectionId, line: ReceivedLine, out: &mut Vec<Action>) {
-        let limit = 2 * self.config.max_line;
+        let max_line = self.config.max_line;
         let Some(entry) = self.connections.get_mut(&connection) else {
             trace!(%connection, "line of a connection that is gone");
             return;
         };
         if !entry.must_wait(&line) {
             self.dispatch(now, connection, line, out);
-        } else if let Err(refusal) = entry.wait(line, limit) {
+        } else if let Err(refusal) = entry.wait(line, max_line) {
             self.refuse(now, connection, &refusal, out);
         }
     }
@@ -368,8 +392,14 @@ impl Node {
         self.release(connection, entry.hold);
         match entry.role {
             Role::Unidentified => {}
-            Role::Client(_) => self.sessions -= 1,
-            Role::Link(_) => self.on_link_lost(now, connection, reason, out),
+            Role::Client(session) => {
+                self.sessions -= 1;
+                self.on_reader_lost(session.is_subscribed && session.extended.is_none());
+            }
+            Role::Link(link) => {
+                self.on_reader_lost(link.exchange().is_none());
+                self.on_link_lost(now, connection, reason, out);
+            }
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
             Role::Applying => self.on_applying_lost(now, connection, out),
         }
@@ -378,6 +408,12 @@ impl Node {
             self.give_up(GiveUp::ParentClosed, out);
         }
         true
+    }
+
+    fn on_reader_lost(&mut self, is_plain: bool) {
+        if let Some(relay) = &mut self.relay {
+            relay.plain_readers = relay.plain_readers.saturating_sub(usize::from(is_plain));
+        }
     }
 
     /// A connection that is gone, or is a link now, no longer waits for an answer. A registration goes on without it
@@ -395,12 +431,25 @@ impl Node {
                     held.remove(&connection);
                 }
             }
+            Some(Hold::Predecessor { session, .. }) => {
+                self.timers.stop(&Timer::Predecessor(connection));
+                if let Some(relay) = &mut self.relay
+                    && let Some(held) = relay.held.get_mut(&session)
+                {
+                    held.remove(&connection);
+                    if held.is_empty() {
+                        relay.held.remove(&session);
+                    }
+                }
+            }
         }
     }
 
     fn on_deadline(&mut self, now: Instant, out: &mut Vec<Action>) {
         while let Some((due, timer)) = self.timers.pop_expired(now) {
             match timer {
+                Timer::Acks => self.on_acks_due(out),
+                Timer::Predecessor(connection) => self.on_predecessor_timeout(now, connection, out),
                 Timer::Applicant(connection) => self.on_applicant_timeout(now, connection, out),
                 Timer::Attempt => self.on_attempt_timeout(now, out),
                 Timer::DrainGrace => self.on_drain_grace_over(out),

@@ -1,18 +1,18 @@
-//! Strangers and clients: who they are and what they may send (protocol, Who a connection is; Activities).
+//! Strangers and clients: who they are and what they may send (protocol, Who a connection is).
 
 use std::time::Instant;
 
 use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::message::{ANONYMOUS, Applicant};
-use arborcast_proto::wire::{Activity, Message, Secret};
-use bytes::BytesMut;
+use arborcast_proto::wire::{Message, Resume, Secret};
 use tracing::debug;
 
 use crate::error::Refusal;
-use crate::event::{Action, CloseReason, Publication, ReceivedLine};
+use crate::event::{Action, CloseReason, ReceivedLine};
 use crate::ids::ConnectionId;
 use crate::link::Link;
 use crate::node::{Hold, Node, Role};
+use crate::publishing::{ExtendedSession, Submission};
 use crate::timer::Timer;
 use crate::users::Standing;
 
@@ -22,11 +22,15 @@ pub(crate) struct Session {
     username: String,
     /// What it logged in with; `anonymous` needs none.
     secret: Option<Secret>,
+    /// If it is an extended session.
+    pub(crate) extended: Option<ExtendedSession>,
+    /// It gets activities.
+    pub(crate) is_subscribed: bool,
 }
 
 impl Session {
     /// Whether this session may publish under that name (protocol, Activities).
-    fn may_publish_as(&self, username: &str, secret: Option<&Secret>) -> bool {
+    pub(crate) fn may_publish_as(&self, username: &str, secret: Option<&Secret>) -> bool {
         username == ANONYMOUS || (username == self.username && secret == self.secret.as_ref())
     }
 }
@@ -42,7 +46,9 @@ impl Node {
         match message {
             Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
             Message::Register(credentials) => self.on_register(now, connection, credentials, out),
-            Message::Login { username, secret, .. } => self.on_login(now, connection, username, secret, out),
+            Message::Login { username, secret, resume } => {
+                self.on_login(now, connection, username, secret, resume, out)
+            }
             Message::Logout => Err(Refusal::NotLoggedIn),
             Message::ActivityMessage { .. } => Err(Refusal::ActivityBeforeLogin),
             other => Err(Refusal::out_of_place_before_or_in_a_session(&other)),
@@ -57,8 +63,8 @@ impl Node {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         match message {
-            Message::ActivityMessage { username, secret, activity, .. } => {
-                self.on_activity(connection, username, secret.as_ref(), activity, out)
+            Message::ActivityMessage { username, secret, number, activity } => {
+                self.on_activity(now, connection, Submission { username, secret, number, activity }, out)
             }
             Message::Logout => {
                 self.close(now, connection, CloseReason::LoggedOut, out);
@@ -92,16 +98,17 @@ impl Node {
         connection: ConnectionId,
         username: String,
         secret: Option<Secret>,
+        resume: Option<Resume>,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         match self.standing_at_login(&username, secret.as_ref()) {
             Standing::Registered => {
-                self.become_session(now, connection, Session { username, secret }, out);
+                self.become_session(now, connection, username, secret, resume, out);
                 Ok(())
             }
             Standing::Pending => {
                 debug!(%connection, username, "login held until the registration is settled");
-                self.hold_login(connection, username, secret);
+                self.hold_login(connection, username, secret, resume);
                 Ok(())
             }
             Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
@@ -119,9 +126,15 @@ impl Node {
         }
     }
 
-    fn hold_login(&mut self, connection: ConnectionId, username: String, secret: Option<Secret>) {
+    fn hold_login(
+        &mut self,
+        connection: ConnectionId,
+        username: String,
+        secret: Option<Secret>,
+        resume: Option<Resume>,
+    ) {
         if let Some(entry) = self.connections.get_mut(&connection) {
-            let message = Message::Login { username: username.clone(), secret, resume: None };
+            let message = Message::Login { username: username.clone(), secret, resume };
             let line = ReceivedLine { bytes: message.to_line(), message: Ok(message) };
             entry.wait_again(Hold::Login(username.clone()), line);
             self.held_logins.entry(username).or_default().insert(connection);
@@ -135,13 +148,25 @@ impl Node {
         }
     }
 
-    fn become_session(&mut self, now: Instant, connection: ConnectionId, session: Session, out: &mut Vec<Action>) {
+    fn become_session(
+        &mut self,
+        now: Instant,
+        connection: ConnectionId,
+        username: String,
+        secret: Option<Secret>,
+        resume: Option<Resume>,
+        out: &mut Vec<Action>,
+    ) {
         let Some(entry) = self.connections.get_mut(&connection) else { return };
-        let info = format!("logged in as user {}", quote(&session.username));
-        entry.role = Role::Client(session);
+        let info = format!("logged in as user {}", quote(&username));
+        let (session, have) = resume.filter(|_| self.relay.is_some()).map(|it| (it.session, it.have)).unzip();
+        let have = have.flatten();
+        let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
+        entry.role = Role::Client(Session { username, secret, extended: None, is_subscribed: false });
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
-        self.send(connection, &Message::LoginSuccess { info, have: None, servers: Vec::new() }, out);
+        let (welcome, more) = self.welcome(info, extended.as_ref());
+        self.send(connection, &welcome, out);
         let elsewhere =
             if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
         match elsewhere {
@@ -150,39 +175,12 @@ impl Node {
                 self.close(now, connection, CloseReason::Redirected, out);
             }
             None if self.is_draining() => self.close(now, connection, CloseReason::Stopping, out),
-            None => out.push(Action::Subscribe { connection, is_link: false }),
+            None => {
+                for message in more {
+                    self.send(connection, &message, out);
+                }
+                self.subscribe_session(now, connection, extended, have, out);
+            }
         }
-    }
-
-    fn on_activity(
-        &mut self,
-        connection: ConnectionId,
-        username: String,
-        secret: Option<&Secret>,
-        activity: Activity,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Refusal> {
-        let Some(Role::Client(author)) = self.connections.get(&connection).map(|entry| &entry.role) else {
-            return Err(Refusal::ActivityBeforeLogin);
-        };
-        if !author.may_publish_as(&username, secret) {
-            return Err(Refusal::OtherAuthor);
-        }
-        if !self.broadcast_fits(&activity, &username) {
-            return Err(Refusal::BroadcastTooLong { max_line: self.config.max_line });
-        }
-        out.push(Action::Publish { publication: Publication::Authored { activity, username }, from: None });
-        Ok(())
-    }
-
-    /// A message just under the line limit may grow over it when it becomes a broadcast; it must not cost a link.
-    fn broadcast_fits(&self, activity: &Activity, username: &str) -> bool {
-        // Six bytes are the longest escape of one byte, 96 more than everything around the two.
-        if activity.as_bytes().len() + 6 * username.len() + 96 <= self.config.max_line {
-            return true;
-        }
-        let mut line = BytesMut::new();
-        activity.write_broadcast(username, &mut line);
-        line.len() - 1 <= self.config.max_line
     }
 }

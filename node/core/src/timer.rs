@@ -8,6 +8,8 @@ use crate::ids::{ConnectionId, ServerId};
 /// Everything a node waits for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
+    /// Acknowledgements are due.
+    Acks,
     /// The next SERVER_ANNOUNCE is due.
     Announce,
     /// A connection that was asked for, or its acceptance, has taken too long.
@@ -24,6 +26,8 @@ pub(crate) enum Timer {
     Seek,
     /// A connection has taken too long to become a link or a session.
     Identify(ConnectionId),
+    /// The predecessor of an activity of this connection has not come in time.
+    Predecessor(ConnectionId),
     /// A registration of one of our clients was not agreed to in time; by username.
     Registration(String),
     /// Another server has not announced itself for too long.

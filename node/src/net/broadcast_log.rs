@@ -1,14 +1,52 @@
-//! The core's broadcast log, shared between the driver, which appends, and the fan-out, which reads.
+//! The core's broadcast logs, shared between the driver, which appends, and the fan-out, which reads.
 
 use std::sync::{PoisonError, RwLock};
 
-use arborcast_core::ConnectionId;
+use arborcast_core::Form;
 use arborcast_core::relay::cursor::FellOff;
-use arborcast_core::relay::{Cursor, Log, Position};
+use arborcast_core::relay::{Cursor, Log, Position, Source};
 use bytes::{Bytes, BytesMut};
 
-/// How many bytes a piece of the log is given at once.
-const PIECE_BYTES: usize = 64 << 10;
+/// How many bytes a segment of the log is given at once.
+const SEGMENT_BYTES: usize = 64 << 10;
+
+/// One thing for each form that an activity has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct PerForm<T> {
+    pub(super) plain: T,
+    pub(super) extended: T,
+}
+
+impl<T> PerForm<T> {
+    pub(super) fn of(&self, form: Form) -> &T {
+        match form {
+            Form::Plain => &self.plain,
+            Form::Extended => &self.extended,
+        }
+    }
+}
+
+/// The logs of both forms. That of the extended one stays empty in a node that speaks the plain protocol only.
+pub(super) type BroadcastLogs = PerForm<BroadcastLog>;
+
+impl BroadcastLogs {
+    /// Logs of that many bytes each. The core keeps count of what the extended one holds, line by line; a log forgets
+    /// whole segments, so it is given room for one more.
+    pub(super) fn new(max_bytes: u64, max_segment_bytes: u64) -> Self {
+        Self {
+            plain: BroadcastLog::new(max_bytes),
+            extended: BroadcastLog::new(max_bytes.saturating_add(max_segment_bytes)),
+        }
+    }
+
+    pub(super) fn ends(&self) -> PerForm<Position> {
+        PerForm { plain: self.plain.end(), extended: self.extended.end() }
+    }
+
+    pub(super) fn starts(&self) -> PerForm<Position> {
+        PerForm { plain: self.plain.start(), extended: self.extended.start() }
+    }
+}
 
 /// The log behind a lock. A blocking one: it is held for a few appends or reads, and nothing is awaited meanwhile.
 pub(super) struct BroadcastLog(RwLock<Log>);
@@ -41,9 +79,9 @@ impl BroadcastLog {
 /// What the driver has written but not published yet. Publishing once for many lines keeps the lock and the wake-ups
 /// cheap.
 pub(super) struct Draft {
-    sealed: Vec<(Bytes, Option<ConnectionId>)>,
+    sealed: Vec<(Bytes, Source)>,
     open: BytesMut,
-    open_from: Option<ConnectionId>,
+    open_source: Source,
     /// Where the log will end once this is published.
     end: Position,
     /// Where it ends now.
@@ -55,7 +93,7 @@ impl Draft {
         Self {
             sealed: Vec::new(),
             open: BytesMut::new(),
-            open_from: None,
+            open_source: Source::default(),
             end: Position::default(),
             published: Position::default(),
         }
@@ -71,14 +109,14 @@ impl Draft {
         self.end.0 - self.published.0
     }
 
-    /// Adds what `write` writes, which came from `from`. A piece of the log has one source.
-    pub(super) fn write(&mut self, from: Option<ConnectionId>, write: impl FnOnce(&mut BytesMut)) {
-        if self.open_from != from {
+    /// Adds what `write` writes, which came from `source`. A segment of the log has one source.
+    pub(super) fn write(&mut self, source: Source, write: impl FnOnce(&mut BytesMut)) {
+        if self.open_source != source {
             self.seal();
-            self.open_from = from;
+            self.open_source = source;
         }
         if self.open.capacity() == self.open.len() {
-            self.open.reserve(PIECE_BYTES);
+            self.open.reserve(SEGMENT_BYTES);
         }
         let before = self.open.len();
         write(&mut self.open);
@@ -87,7 +125,7 @@ impl Draft {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.sealed.push((self.open.split().freeze(), self.open_from));
+            self.sealed.push((self.open.split().freeze(), self.open_source));
         }
     }
 
@@ -95,8 +133,8 @@ impl Draft {
     pub(super) fn publish(&mut self, log: &BroadcastLog) {
         self.seal();
         let mut log = log.0.write().unwrap_or_else(PoisonError::into_inner);
-        for (bytes, from) in self.sealed.drain(..) {
-            log.append(bytes, from);
+        for (bytes, source) in self.sealed.drain(..) {
+            log.append(bytes, source);
         }
         self.published = self.end;
     }
@@ -104,6 +142,8 @@ impl Draft {
 
 #[cfg(test)]
 mod tests {
+    use arborcast_core::ConnectionId;
+
     use super::*;
 
     #[test]
@@ -112,7 +152,7 @@ mod tests {
         let mut draft = Draft::new();
         let link = Some(ConnectionId(7));
         for (text, from) in [("a\n", None), ("b\n", None), ("c\n", link), ("d\n", None)] {
-            draft.write(from, |out| out.extend_from_slice(text.as_bytes()));
+            draft.write(from.into(), |out| out.extend_from_slice(text.as_bytes()));
         }
         assert_eq!((draft.end(), log.end()), (Position(8), Position(0)));
         draft.publish(&log);

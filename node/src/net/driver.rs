@@ -4,14 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use arborcast_core::relay::Position;
 use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine};
+use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use super::broadcast_log::{BroadcastLog, Draft};
+use super::broadcast_log::{BroadcastLogs, Draft, PerForm};
 use super::dialer;
 use super::fan_out::{Command, FanOutHandle};
 use super::line_room::LineRoom;
@@ -19,7 +21,7 @@ use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
 use super::transport::Connection;
-use super::writer::{Ending, Writer};
+use super::writer::{Ending, Subscription, Writer};
 use crate::registry::Registry;
 
 /// Batches of lines that may wait for the driver, of all connections together; readers wait for room, in turn.
@@ -29,7 +31,7 @@ pub(super) const INBOX_BATCHES: usize = 256;
 const BATCHES_AT_ONCE: usize = 64;
 
 /// Bytes that are published at once.
-const MAX_DRAFT_BYTES: u64 = 256 << 10;
+pub(super) const MAX_DRAFT_BYTES: u64 = 256 << 10;
 
 /// What happens on the connections.
 pub(crate) enum Inbound {
@@ -54,7 +56,7 @@ pub(crate) enum Inbound {
 /// What the tasks of the connections share.
 pub(super) struct Shared {
     pub(super) inbox: mpsc::Sender<Inbound>,
-    pub(super) log: Arc<BroadcastLog>,
+    pub(super) logs: Arc<BroadcastLogs>,
     pub(super) pace: Arc<Pace>,
     pub(super) line_room: LineRoom,
     pub(super) readers: TaskTracker,
@@ -71,7 +73,7 @@ pub(super) struct Driver {
     fan_outs: Vec<FanOut>,
     endings: HashMap<ConnectionId, Arc<Ending>>,
     next_id: u64,
-    draft: Draft,
+    drafts: PerForm<Draft>,
     actions: Vec<Action>,
     registry: Option<Registry>,
     /// Something happened that the masters may have to know.
@@ -95,7 +97,7 @@ impl Driver {
             fan_outs,
             endings: HashMap::new(),
             next_id: 0,
-            draft: Draft::new(),
+            drafts: PerForm { plain: Draft::new(), extended: Draft::new() },
             actions: Vec::new(),
             registry,
             is_report_due: true,
@@ -130,12 +132,13 @@ impl Driver {
             }
             for inbound in batches.drain(..) {
                 self.on_inbound(inbound);
-                if self.draft.unpublished_bytes() > MAX_DRAFT_BYTES {
+                if self.unpublished_bytes() > MAX_DRAFT_BYTES {
                     self.send_out().await;
                 }
             }
-            // A timer future may be late when much is going on; the clock is not.
-            if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // A timer future may be late when much is going on; the clock is not. And what came may be a reason to do
+            // something at once.
+            if self.core.next_deadline().is_some_and(|deadline| deadline <= Instant::now()) {
                 self.handle(Event::DeadlinePassed);
             }
             self.send_out().await;
@@ -208,14 +211,27 @@ impl Driver {
     }
 
     fn carry_out(&mut self, action: Action) {
-        let after = self.draft.end();
-        self.is_report_due |= !matches!(action, Action::Publish { .. });
+        let after = self.ends();
+        self.is_report_due |= !matches!(action, Action::Publish { .. } | Action::Relay { .. });
         match action {
             Action::Send { connection, line } => self.command(connection, Command::Push { after, line }),
-            Action::Subscribe { connection, is_link } => {
-                self.command(connection, Command::Subscribe { from: after, is_link });
+            Action::Subscribe { connection, form, is_link, takes_history } => {
+                let subscription = Subscription { form, is_link, takes_history };
+                self.command(connection, Command::Subscribe { from: after, subscription });
             }
-            Action::Publish { publication, from } => self.draft.write(from, |out| publication.write_to(out)),
+            Action::Publish { publication, from } => {
+                self.drafts.plain.write(from.into(), |out| publication.write_to(out));
+            }
+            Action::Relay { line, head, source } => {
+                self.drafts.extended.write(source, |out| out.extend_from_slice(&line));
+                if let Some(rest) = head.and_then(|head| line.get(head..)) {
+                    self.drafts.plain.write(source, |out| {
+                        out.extend_from_slice(PLAIN_BROADCAST_HEAD);
+                        out.extend_from_slice(rest);
+                    });
+                }
+            }
+            Action::Replay { connection, pieces } => self.command(connection, Command::Replay { after, pieces }),
             Action::Close { connection, .. } => self.finish(connection),
             Action::AskMasters { attempt } => self.ask_masters(attempt),
             Action::Dial { attempt, target } => self.dial(attempt, target),
@@ -252,11 +268,20 @@ impl Driver {
         }));
     }
 
+    /// Where what is published next will stand.
+    fn ends(&self) -> PerForm<Position> {
+        PerForm { plain: self.drafts.plain.end(), extended: self.drafts.extended.end() }
+    }
+
+    fn unpublished_bytes(&self) -> u64 {
+        self.drafts.plain.unpublished_bytes() + self.drafts.extended.unpublished_bytes()
+    }
+
     /// Ends a connection behind everything that was sent and published to it so far.
     fn finish(&mut self, connection: ConnectionId) {
         if let Some(ending) = self.endings.remove(&connection) {
             ending.begin();
-            self.command(connection, Command::Finish { after: self.draft.end() });
+            self.command(connection, Command::Finish { after: self.ends() });
         }
     }
 
@@ -280,8 +305,9 @@ impl Driver {
                 let _ = fan_out.handle.commands.send(std::mem::take(&mut fan_out.commands)).await;
             }
         }
-        if self.draft.unpublished_bytes() > 0 {
-            self.draft.publish(&self.shared.log);
+        if self.unpublished_bytes() > 0 {
+            self.drafts.plain.publish(&self.shared.logs.plain);
+            self.drafts.extended.publish(&self.shared.logs.extended);
             for fan_out in &self.fan_outs {
                 fan_out.handle.wake();
             }

@@ -6,16 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use arborcast_core::relay::Position;
+use arborcast_core::relay::{Piece, Position};
 use arborcast_core::{CloseReason, ConnectionId};
 use bytes::Bytes;
 use tokio::sync::{Notify, mpsc};
 use tracing::debug;
 
-use super::broadcast_log::BroadcastLog;
+use super::broadcast_log::{BroadcastLogs, PerForm};
 use super::pace::{Pace, Tally};
 use super::sleep_until;
-use super::writer::{Progress, Writer};
+use super::writer::{Progress, Subscription, Writer};
 use crate::settings::FLUSH_TIMEOUT;
 
 /// Batches of commands that may wait for one task; the driver waits for room.
@@ -24,17 +24,19 @@ const COMMAND_BATCHES: usize = 16;
 /// How often late readers are looked at while publishers may be waiting for them.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// What the driver tells a fan-out task about one connection. Positions are those of the driver's draft at that moment;
+/// What the driver tells a fan-out task about one connection. Positions are those of the driver's drafts at that moment;
 /// the command is sent before the draft is published, so no cursor is past them when it arrives.
 pub(super) enum Command {
     /// A new connection.
     Attach(Box<Writer>),
     /// See [`Writer::push`].
-    Push { after: Position, line: Bytes },
+    Push { after: PerForm<Position>, line: Bytes },
+    /// See [`Writer::replay`].
+    Replay { after: PerForm<Position>, pieces: Vec<Piece> },
     /// See [`Writer::subscribe`].
-    Subscribe { from: Position, is_link: bool },
+    Subscribe { from: PerForm<Position>, subscription: Subscription },
     /// See [`Writer::finish`].
-    Finish { after: Position },
+    Finish { after: PerForm<Position> },
 }
 
 /// The driver's end of a fan-out task.
@@ -86,13 +88,13 @@ struct Served {
 pub(super) struct FanOut {
     index: usize,
     commands: mpsc::Receiver<Vec<(ConnectionId, Command)>>,
-    log: Arc<BroadcastLog>,
+    logs: Arc<BroadcastLogs>,
     pace: Arc<Pace>,
     max_waiting_bytes: usize,
     served: HashMap<ConnectionId, Served>,
     ready: Arc<Ready>,
     /// Up to where everyone who could be was served.
-    until: Position,
+    until: PerForm<Position>,
     /// When the connections that are being closed must be gone, earliest first.
     finishing: VecDeque<(Instant, ConnectionId)>,
     tally: Tally,
@@ -104,7 +106,7 @@ pub(super) struct FanOut {
 impl FanOut {
     pub(super) fn new(
         index: usize,
-        log: Arc<BroadcastLog>,
+        logs: Arc<BroadcastLogs>,
         pace: Arc<Pace>,
         max_waiting_bytes: usize,
     ) -> (FanOutHandle, Self) {
@@ -113,12 +115,12 @@ impl FanOut {
         let fan_out = Self {
             index,
             commands,
-            log,
+            logs,
             pace,
             max_waiting_bytes,
             served: HashMap::new(),
             ready: Arc::clone(&ready),
-            until: Position::default(),
+            until: PerForm::default(),
             finishing: VecDeque::new(),
             tally: Tally::default(),
             turn: Vec::new(),
@@ -158,7 +160,7 @@ impl FanOut {
     fn pass(&mut self, first: Option<Vec<(ConnectionId, Command)>>) {
         // The end is looked at before the commands are: what was published later than that may stand behind a command
         // that is not here yet.
-        let end = self.log.end();
+        let ends = self.logs.ends();
         let now = Instant::now();
         self.turn.clear();
         if let Some(batch) = first {
@@ -168,8 +170,8 @@ impl FanOut {
             self.apply(batch, now);
         }
         self.take_ready();
-        if end > self.until {
-            self.until = end;
+        if ends != self.until {
+            self.until = ends;
             self.turn.extend(self.served.keys());
         }
         let mut turn = std::mem::take(&mut self.turn);
@@ -199,7 +201,8 @@ impl FanOut {
                         continue;
                     }
                 }
-                Command::Subscribe { from, is_link } => served.writer.subscribe(from, is_link),
+                Command::Replay { after, pieces } => served.writer.replay(after, pieces),
+                Command::Subscribe { from, subscription } => served.writer.subscribe(from, subscription),
                 Command::Finish { after } => {
                     served.writer.finish(after);
                     self.finishing.push_back((now + FLUSH_TIMEOUT, connection));
@@ -222,7 +225,7 @@ impl FanOut {
     fn serve(&mut self, connection: ConnectionId, now: Instant) {
         let Some(served) = self.served.get_mut(&connection).filter(|served| !served.blocked) else { return };
         let mut cx = Context::from_waker(&served.waker);
-        match served.writer.poll_write(&mut cx, &self.log, self.until, now, &mut self.pieces) {
+        match served.writer.poll_write(&mut cx, &self.logs, &self.until, now, &mut self.pieces) {
             Ok(Progress::CaughtUp) => {}
             Ok(Progress::Blocked) => served.blocked = true,
             Ok(Progress::Yielded) => served.waker.wake_by_ref(),
@@ -250,13 +253,13 @@ impl FanOut {
     /// Looks how far behind everybody is, also those who are blocked: whoever has fallen off the log can't be served any
     /// more, whether or not its socket ever takes something again.
     fn report(&mut self, now: Instant) {
-        let start = self.log.start();
+        let starts = self.logs.starts();
         let mut tally = Tally::default();
         self.turn.clear();
         for (connection, served) in &self.served {
-            if served.writer.has_fallen_off(start) {
+            if served.writer.has_fallen_off(&starts) {
                 self.turn.push(*connection);
-            } else if let Some((lag, still, is_link)) = served.writer.lag(self.until, now) {
+            } else if let Some((lag, still, is_link)) = served.writer.lag(&self.until, now) {
                 tally.count(self.pace.max_lag(), lag, still, is_link);
             }
         }

@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::broadcast_log::BroadcastLog;
+use super::broadcast_log::BroadcastLogs;
 use super::dialer::dial_parent;
-use super::driver::{Driver, INBOX_BATCHES, Inbound, Shared};
+use super::driver::{Driver, INBOX_BATCHES, Inbound, MAX_DRAFT_BYTES, Shared};
 use super::fan_out::FanOut;
 use super::line_room::LineRoom;
 use super::listener::{self, accept_all};
@@ -95,9 +95,11 @@ async fn serve(
     let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
     let ended = CancellationToken::new();
     let slots = Arc::new(Semaphore::new(bounds.max_connections));
+    // A draft is published when it is longer than that; one batch of lines may come on top.
+    let max_segment_bytes = MAX_DRAFT_BYTES + 4 * config.max_line as u64;
     let shared = Shared {
         inbox: inbox.clone(),
-        log: Arc::new(BroadcastLog::new(bounds.log_bytes)),
+        logs: Arc::new(BroadcastLogs::new(bounds.log_bytes, max_segment_bytes)),
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
         line_room: LineRoom::new(bounds.max_half_line_bytes),
         readers: TaskTracker::new(),
@@ -110,8 +112,8 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let mut handles = Vec::with_capacity(fan_outs);
     for index in 0..fan_outs {
-        let (log, pace) = (Arc::clone(&shared.log), Arc::clone(&shared.pace));
-        let (handle, fan_out) = FanOut::new(index, log, pace, bounds.max_waiting_bytes);
+        let (logs, pace) = (Arc::clone(&shared.logs), Arc::clone(&shared.pace));
+        let (handle, fan_out) = FanOut::new(index, logs, pace, bounds.max_waiting_bytes);
         handles.push(handle);
         // It never waits for a peer, and gives way by itself; see there.
         tasks.spawn(tokio::task::unconstrained(fan_out.run()));

@@ -8,13 +8,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use arborcast_core::relay::{Cursor, Position};
-use arborcast_core::{CloseReason, ConnectionId};
+use arborcast_core::relay::{Cursor, Piece, Position};
+use arborcast_core::{CloseReason, ConnectionId, Form};
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite as _;
 use tokio_util::sync::CancellationToken;
 
-use super::broadcast_log::BroadcastLog;
+use super::broadcast_log::{BroadcastLogs, PerForm};
 use super::transport::WriteHalf;
 
 /// Pieces in one write; well below the operating system's limit of 1,024.
@@ -81,16 +81,26 @@ pub(super) enum Progress {
     Finished,
 }
 
+/// What a connection gets from the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Subscription {
+    pub(super) form: Form,
+    pub(super) is_link: bool,
+    pub(super) takes_history: bool,
+}
+
 /// The sending side of one connection.
 ///
-/// Lines for this connection alone carry the log position after which they are to be sent, so that the peer sees
+/// What is for this connection alone carries the log position after which it is to be sent, so that the peer sees
 /// everything in the order in which the core decided it.
 pub(super) struct Writer {
     connection: ConnectionId,
     half: WriteHalf,
     ending: Arc<Ending>,
+    form: Form,
     cursor: Option<Cursor>,
-    own_lines: VecDeque<(Position, Bytes)>,
+    own: VecDeque<(Position, Piece)>,
+    /// How many bytes of lines that are not in the log are in `own`.
     own_bytes: usize,
     /// After which position the stream ends.
     finish_after: Option<Position>,
@@ -104,8 +114,9 @@ impl Writer {
             connection,
             half,
             ending,
+            form: Form::Plain,
             cursor: None,
-            own_lines: VecDeque::new(),
+            own: VecDeque::new(),
             own_bytes: 0,
             finish_after: None,
             moved: now,
@@ -113,9 +124,19 @@ impl Writer {
     }
 
     /// Queues a line for this connection alone, behind everything published before `after`.
-    pub(super) fn push(&mut self, after: Position, line: Bytes) {
+    pub(super) fn push(&mut self, after: PerForm<Position>, line: Bytes) {
         self.own_bytes += line.len();
-        self.own_lines.push_back((after, line));
+        self.own.push_back((*after.of(self.form), Piece::Line(line)));
+    }
+
+    /// Queues lines and parts of the log in the same way. What is in the log does not count as bytes of this connection.
+    pub(super) fn replay(&mut self, after: PerForm<Position>, pieces: Vec<Piece>) {
+        for piece in pieces {
+            match piece {
+                Piece::Line(line) => self.push(after, line),
+                range @ Piece::Range { .. } => self.own.push_back((*after.of(self.form), range)),
+            }
+        }
     }
 
     /// How many bytes wait for this connection alone.
@@ -124,16 +145,21 @@ impl Writer {
     }
 
     /// From `position` on the connection gets what is published.
-    pub(super) fn subscribe(&mut self, position: Position, is_link: bool) {
-        self.cursor = Some(Cursor::new(position, self.connection));
+    pub(super) fn subscribe(&mut self, position: PerForm<Position>, subscription: Subscription) {
+        let Subscription { form, is_link, takes_history } = subscription;
+        let cursor = Cursor::new(*position.of(form), self.connection);
+        self.cursor = Some(if takes_history { cursor } else { cursor.without_history() });
+        // What waits was to be sent before anything that is published.
+        self.own.iter_mut().for_each(|(after, _)| *after = Position::default());
+        self.form = form;
         if is_link {
             self.ending.become_link();
         }
     }
 
     /// Ends the stream behind everything published before `after`.
-    pub(super) fn finish(&mut self, after: Position) {
-        self.finish_after = Some(after);
+    pub(super) fn finish(&mut self, after: PerForm<Position>) {
+        self.finish_after = Some(*after.of(self.form));
     }
 
     pub(super) fn fail(&self, reason: CloseReason) {
@@ -142,18 +168,21 @@ impl Writer {
 
     /// For [`Tally::count`](super::pace::Tally::count): how far behind `end` a subscriber is, for how long it has not
     /// moved, and whether it is a link.
-    pub(super) fn lag(&self, end: Position, now: Instant) -> Option<(u64, Duration, bool)> {
+    pub(super) fn lag(&self, end: &PerForm<Position>, now: Instant) -> Option<(u64, Duration, bool)> {
         let cursor = self.cursor.as_ref().filter(|_| self.finish_after.is_none())?;
         Some((
-            end.0.saturating_sub(cursor.position().0),
+            end.of(self.form).0.saturating_sub(cursor.position().0),
             now.saturating_duration_since(self.moved),
             self.ending.is_link(),
         ))
     }
 
     /// Whether the log, which starts at `start`, no longer holds what comes next.
-    pub(super) fn has_fallen_off(&self, start: Position) -> bool {
+    pub(super) fn has_fallen_off(&self, start: &PerForm<Position>) -> bool {
+        let start = *start.of(self.form);
+        let is_gone = |piece: &Piece| matches!(piece, Piece::Range { start: needed, .. } if *needed < start);
         self.cursor.as_ref().is_some_and(|cursor| cursor.position() < start)
+            || self.own.front().is_some_and(|(_, piece)| is_gone(piece))
     }
 
     /// Writes what there is up to `until`, as far as the socket takes it.
@@ -163,14 +192,15 @@ impl Writer {
     pub(super) fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
-        log: &BroadcastLog,
-        until: Position,
+        logs: &BroadcastLogs,
+        until: &PerForm<Position>,
         now: Instant,
         pieces: &mut Vec<Bytes>,
     ) -> Result<Progress, CloseReason> {
+        let until = *until.of(self.form);
         for _ in 0..MAX_WRITES {
             pieces.clear();
-            let are_own = self.gather(log, until, pieces)?;
+            let are_own = self.gather(logs, until, pieces)?;
             if pieces.is_empty() {
                 return self.poll_finish(cx, until);
             }
@@ -195,33 +225,66 @@ impl Writer {
     }
 
     /// Puts what has to be written next into `pieces`; returns whether it is for this connection alone.
-    fn gather(&mut self, log: &BroadcastLog, until: Position, pieces: &mut Vec<Bytes>) -> Result<bool, CloseReason> {
+    fn gather(&mut self, logs: &BroadcastLogs, until: Position, pieces: &mut Vec<Bytes>) -> Result<bool, CloseReason> {
         let until = self.finish_after.map_or(until, |finish| finish.min(until));
-        let Some(cursor) = &mut self.cursor else {
-            pieces.extend(self.own_lines.iter().take(MAX_PIECES).map(|(_, line)| line.clone()));
-            return Ok(true);
-        };
-        let next_own = self.own_lines.front().map(|(after, _)| *after);
-        let until_own = next_own.map_or(until, |after| after.min(until));
-        let read = log.read(cursor, until_own, MAX_WRITE_BYTES, MAX_PIECES, pieces);
-        read.map_err(|_fell_off| CloseReason::TooSlow)?;
-        if !pieces.is_empty() {
-            return Ok(false);
+        if let Some(cursor) = &mut self.cursor {
+            let next_own = self.own.front().map(|(after, _)| *after);
+            let until_own = next_own.map_or(until, |after| after.min(until));
+            let log = logs.of(self.form);
+            let read = log.read(cursor, until_own, MAX_WRITE_BYTES, MAX_PIECES, pieces);
+            read.map_err(|_fell_off| CloseReason::TooSlow)?;
+            if !pieces.is_empty() {
+                return Ok(false);
+            }
         }
-        let due = self.own_lines.iter().take_while(|(after, _)| *after <= until_own).take(MAX_PIECES);
-        pieces.extend(due.map(|(_, line)| line.clone()));
+        self.gather_own(logs, until, pieces)?;
         Ok(true)
     }
 
+    fn gather_own(&self, logs: &BroadcastLogs, until: Position, pieces: &mut Vec<Bytes>) -> Result<(), CloseReason> {
+        let is_due = |(after, _): &&(Position, Piece)| self.cursor.is_none() || *after <= until;
+        for (_, piece) in self.own.iter().take_while(is_due).take(MAX_PIECES) {
+            match piece {
+                Piece::Line(line) => pieces.push(line.clone()),
+                Piece::Range { start, end } => {
+                    // What stands before it is written first; how much of the log fits then is seen next time.
+                    if pieces.is_empty() {
+                        let mut cursor = Cursor::over_all(*start);
+                        let read = logs.of(self.form).read(&mut cursor, *end, MAX_WRITE_BYTES, MAX_PIECES, pieces);
+                        read.map_err(|_fell_off| CloseReason::TooSlow)?;
+                    }
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn consume_own(&mut self, mut written: usize) {
-        self.own_bytes -= written;
-        while let Some((_, line)) = self.own_lines.front_mut() {
-            if line.len() > written {
-                line.advance(written);
+        while let Some((_, piece)) = self.own.front_mut() {
+            match piece {
+                Piece::Line(line) if line.len() > written => {
+                    self.own_bytes -= written;
+                    line.advance(written);
+                    return;
+                }
+                Piece::Line(line) => {
+                    self.own_bytes -= line.len();
+                    written -= line.len();
+                }
+                Piece::Range { start, end } => {
+                    let length = end.0 - start.0;
+                    if length > written as u64 {
+                        start.0 += written as u64;
+                        return;
+                    }
+                    written -= usize::try_from(length).unwrap_or(written);
+                }
+            }
+            self.own.pop_front();
+            if written == 0 {
                 return;
             }
-            written -= line.len();
-            self.own_lines.pop_front();
         }
     }
 
@@ -247,6 +310,8 @@ mod tests {
 
     use super::super::broadcast_log::Draft;
     use super::*;
+
+    const CLIENT: Subscription = Subscription { form: Form::Plain, is_link: false, takes_history: false };
 
     /// Takes a few bytes at a time, at most as many as it is allowed, and keeps them.
     #[derive(Clone, Default)]
@@ -294,7 +359,7 @@ mod tests {
     }
 
     struct Bench {
-        log: BroadcastLog,
+        logs: BroadcastLogs,
         draft: Draft,
         socket: Socket,
         writer: Writer,
@@ -305,24 +370,28 @@ mod tests {
             let socket = Socket::default();
             let half = Box::new(socket.clone());
             let writer = Writer::new(ConnectionId(1), half, Arc::new(Ending::new()), Instant::now());
-            Self { log: BroadcastLog::new(1000), draft: Draft::new(), socket, writer }
+            Self { logs: BroadcastLogs::new(1000, 0), draft: Draft::new(), socket, writer }
         }
 
         fn publish(&mut self, text: &str) {
-            self.draft.write(None, |out| out.extend_from_slice(text.as_bytes()));
-            self.draft.publish(&self.log);
+            self.draft.write(None.into(), |out| out.extend_from_slice(text.as_bytes()));
+            self.draft.publish(&self.logs.plain);
         }
 
         fn push(&mut self, text: &'static str) {
-            self.writer.push(self.draft.end(), Bytes::from_static(text.as_bytes()));
+            self.writer.push(self.end(), Bytes::from_static(text.as_bytes()));
+        }
+
+        fn end(&self) -> PerForm<Position> {
+            PerForm { plain: self.draft.end(), extended: Position::default() }
         }
 
         fn write(&mut self, room: usize, step: usize) -> Result<Progress, CloseReason> {
             self.socket.allow(room, step);
             let mut cx = Context::from_waker(Waker::noop());
             loop {
-                let until = self.log.end();
-                match self.writer.poll_write(&mut cx, &self.log, until, Instant::now(), &mut Vec::new()) {
+                let until = self.logs.ends();
+                match self.writer.poll_write(&mut cx, &self.logs, &until, Instant::now(), &mut Vec::new()) {
                     Ok(Progress::Yielded) => {}
                     other => return other,
                 }
@@ -336,12 +405,12 @@ mod tests {
             let mut bench = Bench::new();
             bench.publish("before the subscription\n");
             bench.push("welcome\n");
-            bench.writer.subscribe(bench.draft.end(), false);
+            bench.writer.subscribe(bench.end(), CLIENT);
             bench.publish("one\n");
             bench.push("answer\n");
             bench.push("another\n");
             bench.publish("two\n");
-            bench.writer.finish(bench.draft.end());
+            bench.writer.finish(bench.end());
             bench.publish("after the end\n");
 
             assert_eq!(bench.write(11, step), Ok(Progress::Blocked));
@@ -353,11 +422,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_replayed_comes_between_what_was_published_before_and_after() {
+        for step in [1, 4, 1000] {
+            let mut bench = Bench::new();
+            bench.publish("a\nb\nc\n");
+            bench.writer.subscribe(bench.end(), CLIENT);
+            bench.publish("d\n");
+            let range = |start, end| Piece::Range { start: Position(start), end: Position(end) };
+            let gap = Piece::Line(Bytes::from_static(b"gap\n"));
+            bench.writer.replay(bench.end(), vec![range(0, 2), gap, range(4, 6)]);
+            bench.push("synced\n");
+            bench.publish("e\n");
+            assert_eq!(bench.write(5, step), Ok(Progress::Blocked));
+            assert_eq!(bench.write(1000, step), Ok(Progress::CaughtUp));
+            assert_eq!(bench.socket.text(), "d\na\ngap\nc\nsynced\ne\n");
+            assert_eq!(bench.writer.own_bytes(), 0);
+        }
+    }
+
+    #[test]
     fn a_connection_that_is_not_subscribed_gets_only_its_own_lines() {
         let mut bench = Bench::new();
         bench.publish("not for you\n");
         bench.push("no\n");
-        bench.writer.finish(bench.draft.end());
+        bench.writer.finish(bench.end());
         assert_eq!(bench.write(1000, 2), Ok(Progress::Finished));
         assert_eq!(bench.socket.text(), "no\n");
     }
@@ -365,7 +453,7 @@ mod tests {
     #[test]
     fn a_writer_that_falls_off_the_log_is_too_slow() {
         let mut bench = Bench::new();
-        bench.writer.subscribe(bench.draft.end(), false);
+        bench.writer.subscribe(bench.end(), CLIENT);
         bench.publish("first\n");
         assert_eq!(bench.write(3, 3), Ok(Progress::Blocked));
         for _ in 0..200 {

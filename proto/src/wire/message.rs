@@ -597,7 +597,7 @@ fn put_activity(out: &mut BytesMut, activity: &Activity) {
 }
 
 /// What stands between the head of a message and its activity.
-pub(super) const ACTIVITY_KEY: &[u8] = b",\"activity\":";
+pub const ACTIVITY_KEY: &[u8] = b",\"activity\":";
 
 /// Whether objects and arrays are nested deeper than `limit`. `json` must be well-formed.
 pub(super) fn is_deeper_than(limit: usize, json: &[u8]) -> bool {

@@ -2,16 +2,17 @@
 
 use bytes::Bytes;
 
-use super::log::{Log, Position};
+use super::log::{Log, Position, Source};
 use crate::ids::ConnectionId;
 
 /// The place of one connection in the log: everything before it has been handed to the socket.
 ///
-/// A link's cursor passes over what came over that link.
+/// A link's cursor passes over what came over that link; a client's, over history unless the client resumes.
 #[derive(Debug)]
 pub struct Cursor {
     position: Position,
-    passes_over: ConnectionId,
+    passes_over: Option<ConnectionId>,
+    takes_history: bool,
 }
 
 /// The log no longer holds what the cursor has to read next.
@@ -21,7 +22,22 @@ pub struct FellOff;
 impl Cursor {
     /// A cursor for `connection` that begins at `position`, a line's start.
     pub fn new(position: Position, connection: ConnectionId) -> Self {
-        Self { position, passes_over: connection }
+        Self { position, passes_over: Some(connection), takes_history: true }
+    }
+
+    /// The same, for a connection that does not get what happened before this node was in the tree.
+    #[must_use]
+    pub fn without_history(self) -> Self {
+        Self { takes_history: false, ..self }
+    }
+
+    /// A cursor that passes over nothing.
+    pub fn over_all(position: Position) -> Self {
+        Self { position, passes_over: None, takes_history: true }
+    }
+
+    fn skips(&self, source: Source) -> bool {
+        (source.link.is_some() && source.link == self.passes_over) || (source.is_history && !self.takes_history)
     }
 
     /// Where it stands.
@@ -47,24 +63,24 @@ impl Cursor {
             return Err(FellOff);
         }
         let (mut at, mut bytes, already) = (self.position, 0, out.len());
-        for piece in log.pieces_from(at) {
+        for segment in log.segments_from(at) {
             if at >= until || bytes >= max_bytes || out.len() - already >= max_pieces {
                 break;
             }
-            if piece.from == Some(self.passes_over) {
+            if self.skips(segment.source) {
                 if bytes > 0 {
                     break;
                 }
-                at = piece.end();
+                at = segment.end();
                 self.position = at;
                 continue;
             }
-            let offset = (at.0 - piece.start.0) as usize;
+            let offset = (at.0 - segment.start.0) as usize;
             let wanted = usize::try_from(until.0 - at.0).unwrap_or(usize::MAX).min(max_bytes - bytes);
-            let end = piece.bytes.len().min(offset.saturating_add(wanted));
+            let end = segment.bytes.len().min(offset.saturating_add(wanted));
             bytes += end - offset;
-            at = Position(piece.start.0 + end as u64);
-            out.push(piece.bytes.slice(offset..end));
+            at = Position(segment.start.0 + end as u64);
+            out.push(segment.bytes.slice(offset..end));
         }
         Ok(())
     }
@@ -85,7 +101,7 @@ mod tests {
     fn log(pieces: &[(&'static str, Option<ConnectionId>)]) -> Log {
         let mut log = Log::new(1000);
         for (text, from) in pieces {
-            log.append(Bytes::from_static(text.as_bytes()), *from);
+            log.append(Bytes::from_static(text.as_bytes()), (*from).into());
         }
         log
     }
@@ -129,6 +145,15 @@ mod tests {
     }
 
     #[test]
+    fn history_is_passed_over_by_those_who_were_not_there() {
+        let mut log = log(&[("a\n", None)]);
+        log.append(Bytes::from_static(b"old\n"), Source { link: OTHER, is_history: true });
+        log.append(Bytes::from_static(b"b\n"), Source::default());
+        assert_eq!(read_all(&mut Cursor::new(Position(0), READER), &log, 9), "a\nold\nb\n");
+        assert_eq!(read_all(&mut Cursor::new(Position(0), READER).without_history(), &log, 9), "a\nb\n");
+    }
+
+    #[test]
     fn a_cursor_stops_where_it_is_told_to() {
         let log = log(&[("one\n", None), ("two\n", None)]);
         let mut cursor = Cursor::new(Position(0), READER);
@@ -147,7 +172,7 @@ mod tests {
         let mut slow = Cursor::new(log.end(), READER);
         let mut quick = Cursor::new(log.end(), READER);
         for _ in 0..3 {
-            log.append(Bytes::from_static(b"abc\n"), None);
+            log.append(Bytes::from_static(b"abc\n"), Source::default());
             if quick.position() < Position(8) {
                 quick.advance(4);
             }
