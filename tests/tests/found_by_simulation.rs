@@ -13,3 +13,13 @@ use arborcast_tests::storm;
 fn storm_78_of_50_ends_with_a_root_that_asks_everybody_it_remembers() {
     storm::run(78, 50);
 }
+
+/// A server whose parent drains keeps the link to it, over which both still relay, while it confirms those who come below
+/// it; where the draining one is among them, that closes a circle (protocol, Q4). These seeds do so in a server that does
+/// not leave the former parent.
+#[test]
+fn a_drain_and_a_crash_that_meet_close_no_circle_of_relaying_links() {
+    for seed in [351, 542, 572, 634, 637, 1042] {
+        storm::run(seed, 12);
+    }
+}
