@@ -1,14 +1,17 @@
 //! A whole tree in one thread: real cores, virtual time, and a network that delays, cuts and is driven by one seed.
 //!
-//! Every message is bytes on a wire and parsed where it arrives, so the cores meet exactly what sockets would bring them.
-//! The same seed gives the same run. [`Invariants`] looks at every line that crosses a wire.
+//! Every message is bytes on a wire and parsed from them, so the cores meet exactly what sockets would bring them. The
+//! same seed gives the same run. [`Invariants`] looks at every line that crosses a wire; every change of the tree is
+//! looked at as well: no cycle, no circle of relaying links, and a reason for every root.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine, View,
+    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
+    RootReason, View,
 };
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
 use arborcast_proto::wire::{Activity, Credentials, Message};
@@ -17,12 +20,20 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::invariants::Invariants;
+use crate::simulated_masters::{Character, REPORT_INTERVAL, Report, Sighting, SimulatedMaster};
 
 /// The cluster secret of every simulated tree.
 pub const CLUSTER_SECRET: &str = "secret of the tree";
 
-/// Longest time a line may take over a wire; each takes a random part of it, in order for each direction.
+/// Longest time a line may take over a wire, unless a run says otherwise; each takes a random part of it, in order for
+/// each direction.
 const MAX_DELAY: Duration = Duration::from_millis(200);
+
+/// How long a server waits for all masters together, as the shell does.
+const MASTERS_PATIENCE: Duration = Duration::from_millis(400);
+
+/// Servers with an index this far beyond the last one don't even refuse a connection.
+const NO_ROUTE: ServerIndex = 2;
 
 /// A simulated server, in the order of [`Cluster::add_server`].
 pub type ServerIndex = usize;
@@ -43,10 +54,23 @@ pub struct Cluster {
     deadlines: BTreeSet<(Instant, ServerIndex)>,
     /// Directions, from and to, in which nothing gets through at the moment.
     cuts: BTreeSet<(ServerIndex, ServerIndex)>,
+    /// The side of a partition that each server is on. Nothing gets from one side to another.
+    sides: Vec<usize>,
     /// What is held up by a cut.
     held: Vec<Delivery>,
     /// Whether any master answers.
     pub masters_alive: bool,
+    /// Longest time a line may take over a wire.
+    pub max_delay: Duration,
+    /// How often the extended servers that are started from now on announce themselves: hardly ever, unless a run says
+    /// otherwise.
+    pub announce_interval: Duration,
+    masters: Vec<SimulatedMaster>,
+    /// Whether servers have begun to report to masters.
+    is_reporting: bool,
+    parent_changes: u64,
+    /// The last line that was sent, read: a flood sends the same one over many wires.
+    last_line: Option<(Bytes, Rc<ReceivedLine>)>,
     /// What must hold whatever happens.
     pub invariants: Invariants,
 }
@@ -59,6 +83,8 @@ struct Server {
     incarnation: u64,
     is_alive: bool,
     is_frozen: bool,
+    /// The parent that it had when it was last looked at.
+    parent: Option<ServerIndex>,
     /// What came while it was frozen.
     frozen_inbox: Vec<Delivery>,
     /// When it has to be called next, as entered in `Cluster::deadlines`.
@@ -85,11 +111,11 @@ pub struct Client {
     pub activities: Vec<(String, u64)>,
 }
 
-/// One end of a wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// One end of a wire; also the index of what belongs to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Side {
-    Dialler,
-    Acceptor,
+    Dialler = 0,
+    Acceptor = 1,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,9 +125,10 @@ enum Party {
 }
 
 struct Wire {
-    ends: BTreeMap<Side, Party>,
-    /// Until when each direction is busy, so that lines stay in order.
-    busy: BTreeMap<Side, Instant>,
+    ends: [Party; 2],
+    /// Until when the direction to each side is busy, so that lines stay in order.
+    busy: [Instant; 2],
+    /// Whether it is lost, with all that was on its way.
     is_cut: bool,
 }
 
@@ -112,11 +139,15 @@ enum Delivery {
     Server { server: ServerIndex, incarnation: u64, event: Event },
     /// A connection that a server asked for, to nobody if there is no such address.
     Dial { from: ServerIndex, incarnation: u64, attempt: AttemptId, to: Option<ServerIndex> },
+    /// All servers report to the masters.
+    Reports,
 }
 
 enum Parcel {
-    Line(Bytes),
+    Line(Rc<ReceivedLine>),
     End,
+    /// The wire is lost, and this end notices.
+    Reset,
 }
 
 impl Side {
@@ -148,8 +179,16 @@ impl Cluster {
             next_delivery: 0,
             deadlines: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            sides: Vec::new(),
             held: Vec::new(),
             masters_alive: true,
+            max_delay: MAX_DELAY,
+            announce_interval: Duration::from_secs(3600),
+            // Half of its advice is wrong: that must never do harm.
+            masters: vec![SimulatedMaster::new(Character { lies: 0.5, ..Character::honest() })],
+            is_reporting: false,
+            parent_changes: 0,
+            last_line: None,
             invariants: Invariants::default(),
         }
     }
@@ -185,30 +224,75 @@ impl Cluster {
 
     /// Starts a server that speaks the extensions and finds its place by itself.
     pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
-        let index = self.servers.len();
-        // Seldom enough that long runs are short, and the announcements are not what is tested here.
+        // Seldom enough that long runs are short.
         let extensions = Extensions {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
             max_children,
             ..Extensions::new(1, self.rng.random())
         };
+        self.add_extended_server_with(extensions)
+    }
+
+    /// The same, with these settings.
+    pub fn add_extended_server_with(&mut self, extensions: Extensions) -> ServerIndex {
+        let index = self.servers.len();
         let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
-        let announce_interval = Duration::from_secs(3600);
+        let announce_interval = self.announce_interval;
         self.start(Config { extensions: Some(extensions), announce_interval, ..config });
+        if !std::mem::replace(&mut self.is_reporting, true) {
+            self.arrive_at(self.now, Delivery::Reports);
+        }
         index
+    }
+
+    /// Takes these masters instead of those that are there.
+    pub fn set_masters(&mut self, characters: impl IntoIterator<Item = Character>) {
+        self.masters = characters.into_iter().map(SimulatedMaster::new).collect();
+    }
+
+    /// Adds a master.
+    pub fn add_master(&mut self, character: Character) {
+        self.masters.push(SimulatedMaster::new(character));
+    }
+
+    /// How many masters there are, dead ones included.
+    pub fn masters(&self) -> usize {
+        self.masters.len()
+    }
+
+    /// Whether a master runs.
+    pub fn is_master_alive(&self, master: usize) -> bool {
+        self.masters[master].is_alive
+    }
+
+    /// Kills a master.
+    pub fn crash_master(&mut self, master: usize) {
+        self.masters[master].crash();
+    }
+
+    /// Starts a dead master again. It knows nothing.
+    pub fn restart_master(&mut self, master: usize) {
+        self.masters[master].is_alive = true;
+    }
+
+    /// From now on a server and a master don't reach each other.
+    pub fn cut_from_master(&mut self, server: ServerIndex, master: usize) {
+        self.masters[master].cut_off.insert(server);
     }
 
     fn start(&mut self, config: Config) {
         let core = Node::new(config.clone(), self.now);
         let deadline = core.next_deadline();
         self.deadlines.extend(deadline.map(|deadline| (deadline, self.servers.len())));
+        self.sides.push(0);
         self.servers.push(Server {
             core,
             config,
             incarnation: 1,
             is_alive: true,
             is_frozen: false,
+            parent: None,
             frozen_inbox: Vec::new(),
             deadline,
             wires: BTreeMap::new(),
@@ -228,7 +312,6 @@ impl Cluster {
             self.transmit(wire, side, Parcel::End);
         }
         self.servers[server].subscribers.clear();
-        self.check_tree();
     }
 
     /// Starts a dead server again at its address, with what it remembers or with an empty disk.
@@ -245,6 +328,7 @@ impl Cluster {
         entry.log.clear();
         entry.incarnation = incarnation;
         entry.is_alive = true;
+        entry.parent = None;
         let deadline = entry.core.next_deadline();
         self.schedule(server, deadline);
     }
@@ -272,11 +356,47 @@ impl Cluster {
         self.cuts.insert((from, to));
     }
 
+    /// From now on nothing gets from one side to another, until the cuts heal. Masters are on a side as well.
+    pub fn partition(
+        &mut self,
+        side_of_server: impl FnMut(ServerIndex) -> usize,
+        side_of_master: impl FnMut(usize) -> usize,
+    ) {
+        self.sides = (0..self.servers.len()).map(side_of_server).collect();
+        for (side, master) in (0..self.masters.len()).map(side_of_master).zip(&mut self.masters) {
+            master.side = side;
+        }
+    }
+
     /// Everything gets through again.
     pub fn heal_cuts(&mut self) {
         self.cuts.clear();
+        self.sides.fill(0);
+        for master in &mut self.masters {
+            master.side = 0;
+            master.cut_off.clear();
+        }
         for delivery in std::mem::take(&mut self.held) {
             self.arrive_later(delivery);
+        }
+    }
+
+    fn is_cut(&self, from: ServerIndex, to: ServerIndex) -> bool {
+        self.sides[from] != self.sides[to] || self.cuts.contains(&(from, to))
+    }
+
+    /// Some connection of a server to another one is lost while both live, with all that is on its way. Both notice.
+    pub fn reset_link(&mut self, server: ServerIndex) {
+        let is_link = |wire: WireIndex| self.wires[wire].ends.iter().all(|end| matches!(end, Party::Server(..)));
+        let links: Vec<WireIndex> =
+            self.servers[server].wires.values().map(|(wire, _)| *wire).filter(|wire| is_link(*wire)).collect();
+        if links.is_empty() {
+            return;
+        }
+        let wire = links[self.rng.random_range(0..links.len())];
+        self.wires[wire].is_cut = true;
+        for to in [Side::Dialler, Side::Acceptor] {
+            self.arrive_later(Delivery::Wire { wire, to, parcel: Parcel::Reset });
         }
     }
 
@@ -295,66 +415,120 @@ impl Cluster {
         self.servers[server].is_frozen
     }
 
-    /// The parent of a server, if it has one that it is right about: alive, and the same run.
+    /// The parent of a server, as far as it knows.
     pub fn parent(&self, server: ServerIndex) -> Option<ServerIndex> {
-        self.servers[server].core.parent_id().and_then(index_of)
+        self.servers[server].parent
+    }
+
+    /// How often a server has got another parent, or lost it.
+    pub fn parent_changes(&self) -> u64 {
+        self.parent_changes
     }
 
     /// The live servers that have no parent.
     pub fn roots(&self) -> Vec<ServerIndex> {
-        let is_root = |server: &ServerIndex| self.is_alive(*server) && self.servers[*server].core.parent_id().is_none();
+        let is_root = |server: &ServerIndex| self.is_alive(*server) && self.parent(*server).is_none();
         (0..self.servers.len()).filter(is_root).collect()
     }
 
     /// Whether all live servers are one tree in which parents and children agree.
     pub fn is_one_tree(&self) -> bool {
-        let live = || (0..self.servers.len()).filter(|server| self.is_alive(*server));
-        let mut below: BTreeMap<ServerIndex, BTreeSet<String>> =
-            live().map(|server| (server, BTreeSet::new())).collect();
-        for (child, parent) in live().filter_map(|server| Some((server, self.parent(server)?))) {
-            below.entry(parent).or_default().insert(self.servers[child].config.id.clone());
-        }
-        let agree = live().all(|server| self.servers[server].core.tree_view().children == below[&server]);
-        let keys: BTreeSet<_> = live().map(|server| self.servers[server].core.tree_view().position.key.root).collect();
-        agree && self.roots().len() <= 1 && keys.len() <= 1
+        let live: Vec<_> = (0..self.servers.len()).filter(|server| self.is_alive(*server)).collect();
+        self.complaint_about(&live).is_none()
     }
 
-    /// Whatever happens, following parents never leads back. Panics otherwise.
-    fn check_tree(&mut self) {
-        self.invariants.observations += 1;
-        for start in 0..self.servers.len() {
-            let (mut at, mut steps) = (start, 0);
-            while self.is_alive(at)
-                && let Some(parent) = self.parent(at)
-            {
-                at = parent;
-                steps += 1;
-                assert!(steps <= self.servers.len(), "a cycle above server {start}");
-            }
+    /// What keeps the live servers of each side of the network from being one tree, if anything.
+    pub fn complaint(&self) -> Option<String> {
+        let mut groups: BTreeMap<usize, Vec<ServerIndex>> = BTreeMap::new();
+        for server in (0..self.servers.len()).filter(|server| self.is_alive(*server)) {
+            groups.entry(self.sides[server]).or_default().push(server);
         }
+        groups.values().find_map(|group| self.complaint_about(group))
     }
 
-    /// The links over which both ends relay never form a circle, in which an activity would go round for ever. Panics
-    /// otherwise.
-    fn check_relay(&mut self) {
-        self.invariants.observations += 1;
-        let mut group: Vec<ServerIndex> = (0..self.servers.len()).collect();
-        let relays = |party: Party| match party {
-            Party::Server(server, connection) if self.servers[server].subscribers.contains_key(&connection) => {
-                Some(server)
-            }
-            _ => None,
+    /// What keeps a group of live servers from being one tree in which parents and children agree, if anything.
+    fn complaint_about(&self, group: &[ServerIndex]) -> Option<String> {
+        let roots: Vec<_> = group.iter().copied().filter(|server| self.parent(*server).is_none()).collect();
+        let [root] = roots[..] else {
+            let reasons = roots.iter().map(|root| format!("{root} ({:?})", self.root_reason(*root)));
+            return (!group.is_empty()).then(|| format!("the roots are {}", reasons.collect::<Vec<_>>().join(", ")));
         };
-        let wires: BTreeSet<WireIndex> =
-            self.servers.iter().flat_map(|server| server.wires.values()).map(|(wire, _)| *wire).collect();
-        for wire in wires {
-            let ends = &self.wires[wire].ends;
-            let (Some(one), Some(other)) = (relays(ends[&Side::Dialler]), relays(ends[&Side::Acceptor])) else {
-                continue;
-            };
-            let (from, to) = (group[one], group[other]);
-            assert_ne!(from, to, "activities go round over the link between servers {one} and {other}");
-            group.iter_mut().filter(|member| **member == from).for_each(|member| *member = to);
+        let top = self.servers[root].core.tree_view().position;
+        let mut below: BTreeMap<ServerIndex, BTreeSet<String>> =
+            group.iter().map(|server| (*server, BTreeSet::new())).collect();
+        for (child, parent) in group.iter().filter_map(|child| Some((*child, self.parent(*child)?))) {
+            match below.get_mut(&parent) {
+                Some(children) => drop(children.insert(self.servers[child].config.id.clone())),
+                None => return Some(format!("server {child} is below {parent}, which is dead or cut off")),
+            }
+        }
+        group.iter().find_map(|server| {
+            let view = self.servers[*server].core.tree_view();
+            let above = self.parent(*server).map(|parent| self.servers[parent].core.tree_view().position.path);
+            if view.children != below[server] {
+                Some(format!(
+                    "server {server} has the children {:?}, and is the parent of {:?}",
+                    view.children, below[server]
+                ))
+            } else if view.position.key != top.key {
+                Some(format!("server {server} has the key {:?}, the root {:?}", view.position.key, top.key))
+            } else if view.position.path.split_last().map(|(_, path)| path) != Some(&above.unwrap_or_default()[..]) {
+                Some(format!("server {server} has the path {:?}", view.position.path))
+            } else {
+                None
+            }
+        })
+    }
+
+    /// Why a server that speaks the extensions is a root, if it is one.
+    pub fn root_reason(&self, server: ServerIndex) -> Option<RootReason> {
+        self.servers[server].core.root_reason()
+    }
+
+    /// Whatever happens, following parents never leads back. Only a server whose parent has changed can have closed a
+    /// cycle. Panics when it has.
+    fn check_cycle(&mut self, start: ServerIndex) {
+        self.invariants.observations += 1;
+        let mut at = start;
+        while let Some(parent) = self.parent(at).filter(|_| self.is_alive(at)) {
+            at = parent;
+            assert!(at != start, "a cycle above server {start}");
+        }
+    }
+
+    /// Every server has a parent, or a reason to have none. Panics otherwise.
+    fn check_place(&mut self, server: ServerIndex) {
+        let core = &self.servers[server].core;
+        let has_parent = core.parent_id().is_some();
+        assert!(has_parent != core.root_reason().is_some(), "server {server} has no parent and does not look for one");
+    }
+
+    /// The links over which both ends relay never form a circle, in which an activity would go round for ever. Only a
+    /// link that has come up can have closed one. Panics when it has.
+    fn check_relay(&mut self, server: ServerIndex, connection: ConnectionId) {
+        self.invariants.observations += 1;
+        let Some((new, _)) = self.servers[server].wires.get(&connection).copied() else { return };
+        let Some(end) = self.relay_neighbour(server, connection) else { return };
+        let (mut reached, mut open) = (BTreeSet::from([server]), vec![server]);
+        while let Some(at) = open.pop() {
+            for next in self.servers[at].subscribers.keys() {
+                let is_new = self.servers[at].wires.get(next).is_some_and(|(wire, _)| *wire == new);
+                if !is_new && let Some(neighbour) = self.relay_neighbour(at, *next) {
+                    assert!(neighbour != end, "activities go round over the link between servers {server} and {end}");
+                    if reached.insert(neighbour) {
+                        open.push(neighbour);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The server at the other end of a connection, if both ends relay over it.
+    fn relay_neighbour(&self, server: ServerIndex, connection: ConnectionId) -> Option<ServerIndex> {
+        let (wire, side) = *self.servers[server].wires.get(&connection)?;
+        match self.wires[wire].ends[side.other() as usize] {
+            Party::Server(other, there) if self.servers[other].subscribers.contains_key(&there) => Some(other),
+            _ => None,
         }
     }
 
@@ -385,7 +559,7 @@ impl Cluster {
     /// Sends a message from a client, if it is still connected.
     pub fn send(&mut self, client: ClientIndex, message: Message) {
         let Some((wire, side)) = self.clients[client].wire else { return };
-        let line = message.to_line();
+        let line = self.read(&message.to_line());
         match message {
             Message::Login { .. } => self.clients[client].login = Some(message),
             Message::Register(credentials) => self.clients[client].registering = Some(credentials),
@@ -417,7 +591,7 @@ impl Cluster {
         let is_to_parent = |(_, side): &&(WireIndex, Side)| *side == Side::Dialler;
         let Some((wire, _)) = self.servers[child].wires.values().find(is_to_parent).copied() else { return };
         self.wires[wire].is_cut = true;
-        for end in self.wires[wire].ends.clone().into_values() {
+        for end in self.wires[wire].ends {
             if let Party::Server(server, connection) = end {
                 self.unplug(server, connection);
                 self.handle(server, Event::Closed { connection, reason: CloseReason::Failed });
@@ -471,6 +645,18 @@ impl Cluster {
         }
     }
 
+    /// Runs until the live servers of each side are one tree, looking every now and then.
+    ///
+    /// # Panics
+    /// When they are not within `limit` of virtual time.
+    pub fn run_until_trees(&mut self, limit: Duration) {
+        let end = self.now + limit;
+        while let Some(complaint) = self.complaint() {
+            assert!(self.now < end, "not within {limit:?} one tree in each connected part: {complaint}");
+            self.run_for(Duration::from_millis(100));
+        }
+    }
+
     fn next_event(&self) -> Option<Instant> {
         let arrival = self.in_flight.keys().next().map(|(at, _)| *at);
         self.deadlines.first().map(|(deadline, _)| *deadline).into_iter().chain(arrival).min()
@@ -500,14 +686,15 @@ impl Cluster {
                 }
             }
             Delivery::Dial { from, incarnation, attempt, to } => self.deliver_dial(from, incarnation, attempt, to),
+            Delivery::Reports => self.report_to_masters(),
         }
     }
 
     fn deliver_parcel(&mut self, wire: WireIndex, to: Side, parcel: Parcel) {
-        if self.wires[wire].is_cut {
+        if self.wires[wire].is_cut && !matches!(parcel, Parcel::Reset) {
             return;
         }
-        match (self.wires[wire].ends[&to], parcel) {
+        match (self.wires[wire].ends[to as usize], parcel) {
             (Party::Server(server, connection), parcel) => {
                 if self.servers[server].wires.get(&connection) != Some(&(wire, to)) {
                     return;
@@ -518,18 +705,20 @@ impl Cluster {
                 }
                 match parcel {
                     Parcel::Line(line) => {
-                        let line = ReceivedLine::read(line.slice(..line.len() - 1));
+                        let line = Rc::unwrap_or_clone(line);
                         self.handle(server, Event::Received { connection, line });
                     }
-                    Parcel::End => {
+                    Parcel::End | Parcel::Reset => {
+                        let is_reset = matches!(parcel, Parcel::Reset);
+                        let reason = if is_reset { CloseReason::Failed } else { CloseReason::PeerClosed };
                         self.unplug(server, connection);
-                        self.handle(server, Event::Closed { connection, reason: CloseReason::PeerClosed });
+                        self.handle(server, Event::Closed { connection, reason });
                     }
                 }
             }
             (Party::Client(client), parcel) if self.clients[client].wire == Some((wire, to)) => match parcel {
-                Parcel::Line(line) => self.on_client_line(client, &line),
-                Parcel::End => self.clients[client].wire = None,
+                Parcel::Line(line) => self.on_client_line(client, Rc::unwrap_or_clone(line)),
+                Parcel::End | Parcel::Reset => self.clients[client].wire = None,
             },
             (Party::Client(_), _) => {}
         }
@@ -541,10 +730,13 @@ impl Cluster {
         if !dialler.is_alive || dialler.incarnation != incarnation {
             return;
         }
+        if to.is_some_and(|to| to >= self.servers.len() + NO_ROUTE) {
+            return;
+        }
         let Some(to) = to.filter(|to| *to < self.servers.len() && self.is_alive(*to)) else {
             return self.deliver(Delivery::Server { server: from, incarnation, event: Event::DialFailed { attempt } });
         };
-        if self.cuts.contains(&(from, to)) || self.cuts.contains(&(to, from)) {
+        if self.is_cut(from, to) || self.is_cut(to, from) {
             return;
         }
         let wire = self.wires.len();
@@ -557,8 +749,8 @@ impl Cluster {
         self.deliver(Delivery::Server { server: from, incarnation, event: dialled });
     }
 
-    fn on_client_line(&mut self, client: ClientIndex, line: &Bytes) {
-        let message = Message::parse(&line.slice(..line.len() - 1)).expect("servers send valid messages");
+    fn on_client_line(&mut self, client: ClientIndex, line: ReceivedLine) {
+        let message = line.message.expect("servers send valid messages");
         match &message {
             Message::ActivityBroadcast { activity, .. } => {
                 let (author, number) = author_and_number(activity);
@@ -583,15 +775,20 @@ impl Cluster {
 
     fn handle(&mut self, server: ServerIndex, event: Event) {
         let mut actions = Vec::new();
-        let parent = self.servers[server].core.parent_id().map(str::to_owned);
         self.servers[server].core.handle(self.now, event, &mut actions);
         let deadline = self.servers[server].core.next_deadline();
         self.schedule(server, deadline);
         for action in actions {
             self.carry_out(server, action);
         }
-        if parent.as_deref() != self.servers[server].core.parent_id() {
-            self.check_tree();
+        let entry = &mut self.servers[server];
+        if entry.config.extensions.is_some() && entry.is_alive {
+            let parent = entry.core.parent_id().and_then(index_of);
+            if std::mem::replace(&mut entry.parent, parent) != parent {
+                self.parent_changes += 1;
+                self.check_cycle(server);
+            }
+            self.check_place(server);
         }
     }
 
@@ -600,12 +797,13 @@ impl Cluster {
         match action {
             Action::Send { connection, line } => {
                 if let Some((wire, side)) = wire_of(self, connection) {
+                    let line = self.read(&line);
                     self.transmit(wire, side, Parcel::Line(line));
                 }
             }
             Action::Subscribe { connection, form, takes_history, .. } => {
                 self.servers[server].subscribers.insert(connection, (form, takes_history));
-                self.check_relay();
+                self.check_relay(server, connection);
             }
             Action::Publish { publication, from } => {
                 let mut line = BytesMut::new();
@@ -633,6 +831,7 @@ impl Cluster {
                         }
                     };
                     for line in lines {
+                        let line = self.read(&line);
                         self.transmit(wire, side, Parcel::Line(line));
                     }
                 }
@@ -650,79 +849,124 @@ impl Cluster {
                 self.arrive_later(Delivery::Dial { from: server, incarnation, attempt, to });
             }
             Action::Drained => self.crash(server),
-            Action::GiveUp(why) => self.servers[server].given_up = Some(why),
+            Action::GiveUp(why) => {
+                let entry = &mut self.servers[server];
+                assert!(entry.config.extensions.is_none(), "server {server} gives up: {why:?}");
+                entry.given_up = Some(why);
+            }
         }
     }
 
+    /// Everybody who is subscribed to this form gets the line, but whoever it came from.
     fn publish_line(&mut self, server: ServerIndex, form: Form, source: Source, line: &Bytes) {
         let gets = |(receiver, (of, takes_history)): &(&ConnectionId, &(Form, bool))| {
             *of == form && Some(**receiver) != source.link && (*takes_history || !source.is_history)
         };
-        let receivers = self.servers[server].subscribers.iter().filter(gets).map(|(receiver, _)| *receiver);
-        for receiver in receivers.collect::<Vec<_>>() {
+        let receivers: Vec<ConnectionId> =
+            self.servers[server].subscribers.iter().filter(gets).map(|(receiver, _)| *receiver).collect();
+        let line = self.read(line);
+        for receiver in receivers {
             if let Some((wire, side)) = self.servers[server].wires.get(&receiver).copied() {
                 self.transmit(wire, side, Parcel::Line(line.clone()));
             }
         }
     }
 
-    /// The masters' answer. Half of the time it is mostly wrong, dead servers and the asker's own subtree among it: advice
-    /// must never do harm. The other half it is right, so that runs get on.
+    /// Asks all masters at once, as the shell does: the first that names somebody counts.
     fn ask_masters(&mut self, server: ServerIndex, attempt: AttemptId) {
-        if !self.masters_alive {
-            return;
+        let key = self.servers[server].core.tree_view().position.key;
+        let (mut first, mut last, mut all_answered) = (None::<(Duration, Vec<ServerIndex>)>, Duration::ZERO, true);
+        for master in self.masters.iter().filter(|_| self.masters_alive) {
+            if !self.reaches(server, master) {
+                // Refused at once, or nothing comes back.
+                all_answered &= self.rng.random::<bool>();
+                continue;
+            }
+            let after = master.character.slowest_answer.mul_f64(self.rng.random());
+            let candidates = master.answer(self.now, &mut self.rng, self.servers.len(), server, &key);
+            all_answered &= after <= MASTERS_PATIENCE;
+            last = last.max(after);
+            if !candidates.is_empty() && first.as_ref().is_none_or(|(before, _)| after < *before) {
+                first = Some((after, candidates));
+            }
         }
-        let target =
-            |index: ServerIndex| Target { id: format!("s{index}"), hostname: "sim".into(), port: index as u16 + 1 };
-        let candidates = if self.rng.random() {
-            (0..3).map(|_| target(self.rng.random_range(0..self.servers.len()))).collect()
-        } else {
-            self.candidates(server).into_iter().map(target).collect()
-        };
+        let first = first.filter(|(after, _)| *after <= MASTERS_PATIENCE);
+        let (after, candidates) = first.unwrap_or((if all_answered { last } else { MASTERS_PATIENCE }, Vec::new()));
+        let event = Event::MastersAnswered { attempt, candidates: candidates.into_iter().map(target).collect() };
         let incarnation = self.servers[server].incarnation;
-        let event = Event::MastersAnswered { attempt, candidates };
-        self.arrive_later(Delivery::Server { server, incarnation, event });
+        self.arrive_at(self.now + after, Delivery::Server { server, incarnation, event });
     }
 
-    /// Live servers with a smaller key and room for another child, the highest in the tree first.
-    fn candidates(&self, asker: ServerIndex) -> Vec<ServerIndex> {
-        let key = self.servers[asker].core.tree_view().position.key;
-        let has_room = |server: &ServerIndex| {
-            let entry = &self.servers[*server];
-            let max_children = entry.config.extensions.as_ref().map_or(0, |extensions| extensions.max_children);
-            let view = entry.core.tree_view();
-            entry.is_alive && view.position.key < key && view.children.len() < max_children
-        };
-        let mut found: Vec<_> = (0..self.servers.len()).filter(has_room).collect();
-        found.sort_by_key(|server| self.servers[*server].core.tree_view().position.path.len());
-        found.truncate(8);
-        found
+    fn reaches(&self, server: ServerIndex, master: &SimulatedMaster) -> bool {
+        master.is_alive && master.side == self.sides[server] && !master.cut_off.contains(&server)
+    }
+
+    /// Every living master gets a report of every server that it can hear of, and tells somebody what it makes of that.
+    fn report_to_masters(&mut self) {
+        let mut masters = std::mem::take(&mut self.masters);
+        let reports: Vec<Sighting> = self.servers.iter().map(Server::sighting).collect();
+        for master in masters.iter_mut().filter(|master| master.is_alive) {
+            if !self.masters_alive {
+                master.forget();
+                continue;
+            }
+            let sighting = |server: ServerIndex| {
+                if self.reaches(server, master) { reports[server].clone() } else { Sighting::Silent }
+            };
+            let sightings: Vec<_> = (0..self.servers.len()).map(sighting).collect();
+            master.observe(self.now, sightings.into_iter());
+            if let Some((server, candidates)) = master.advice(self.now, &mut self.rng, self.servers.len())
+                && self.reaches(server, master)
+            {
+                let event = Event::Advised { candidates: candidates.into_iter().map(target).collect() };
+                let incarnation = self.servers[server].incarnation;
+                self.arrive_later(Delivery::Server { server, incarnation, event });
+            }
+        }
+        self.masters = masters;
+        self.arrive_at(self.now + REPORT_INTERVAL, Delivery::Reports);
+    }
+
+    /// A line as it is read at the other end. It is read once for all who get the same one.
+    fn read(&mut self, line: &Bytes) -> Rc<ReceivedLine> {
+        match &self.last_line {
+            Some((bytes, read)) if bytes == line => Rc::clone(read),
+            _ => {
+                let read = Rc::new(ReceivedLine::read(line.slice(..line.len() - 1)));
+                self.last_line = Some((line.clone(), Rc::clone(&read)));
+                read
+            }
+        }
     }
 
     fn arrive_later(&mut self, delivery: Delivery) {
-        let delay = MAX_DELAY.mul_f64(self.rng.random::<f64>());
+        let delay = self.max_delay.mul_f64(self.rng.random::<f64>());
         let mut arrival = self.now + delay;
         if let Delivery::Wire { wire, to, .. } = &delivery {
             // Lines of one direction stay in order.
-            arrival = arrival.max(self.wires[*wire].busy[to]);
-            self.wires[*wire].busy.insert(*to, arrival);
+            let busy = &mut self.wires[*wire].busy[*to as usize];
+            arrival = arrival.max(*busy);
+            *busy = arrival;
         }
+        self.arrive_at(arrival, delivery);
+    }
+
+    fn arrive_at(&mut self, arrival: Instant, delivery: Delivery) {
         self.in_flight.insert((arrival, self.next_delivery), delivery);
         self.next_delivery += 1;
     }
 
     fn transmit(&mut self, wire: WireIndex, from: Side, parcel: Parcel) {
         let to = from.other();
-        if let (Parcel::Line(line), Party::Server(..), Party::Server(..)) =
-            (&parcel, self.wires[wire].ends[&from], self.wires[wire].ends[&to])
-        {
+        let ends = [self.wires[wire].ends[from as usize], self.wires[wire].ends[to as usize]];
+        let [Party::Server(one, _), Party::Server(other, _)] = ends else {
+            return self.arrive_later(Delivery::Wire { wire, to, parcel });
+        };
+        if let Parcel::Line(line) = &parcel {
             self.invariants.on_link(wire, line);
         }
         let delivery = Delivery::Wire { wire, to, parcel };
-        if let (Party::Server(one, _), Party::Server(other, _)) =
-            (self.wires[wire].ends[&from], self.wires[wire].ends[&to])
-            && self.cuts.contains(&(one, other))
-        {
+        if self.is_cut(one, other) {
             self.held.push(delivery);
         } else {
             self.arrive_later(delivery);
@@ -730,11 +974,7 @@ impl Cluster {
     }
 
     fn wire(&mut self, dialler: Party, acceptor: Party) {
-        self.wires.push(Wire {
-            ends: BTreeMap::from([(Side::Dialler, dialler), (Side::Acceptor, acceptor)]),
-            busy: BTreeMap::from([(Side::Dialler, self.now), (Side::Acceptor, self.now)]),
-            is_cut: false,
-        });
+        self.wires.push(Wire { ends: [dialler, acceptor], busy: [self.now; 2], is_cut: false });
     }
 
     fn plug(&mut self, server: ServerIndex, wire: WireIndex, side: Side) -> ConnectionId {
@@ -748,6 +988,24 @@ impl Cluster {
         self.servers[server].wires.remove(&connection);
         self.servers[server].subscribers.remove(&connection);
     }
+}
+
+impl Server {
+    /// What a master that it reaches learns of it.
+    fn sighting(&self) -> Sighting {
+        match &self.config.extensions {
+            Some(_) if self.is_alive && self.is_frozen => Sighting::Silent,
+            Some(Extensions { max_children, .. }) if self.is_alive => {
+                Sighting::Report(Rc::new(Report { view: self.core.tree_view(), max_children: *max_children }))
+            }
+            _ => Sighting::Gone,
+        }
+    }
+}
+
+/// Where a server is reached, or would be.
+fn target(server: ServerIndex) -> Target {
+    Target { id: format!("s{server}"), hostname: "sim".into(), port: server as u16 + 1 }
 }
 
 fn index_of(id: &str) -> Option<ServerIndex> {

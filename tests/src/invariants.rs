@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use arborcast_core::ReceivedLine;
 use arborcast_proto::wire::{Credentials, Message, Secret};
 use bytes::Bytes;
 
@@ -19,16 +20,18 @@ pub struct Invariants {
 
 impl Invariants {
     /// A line goes over a link between two servers. A flood crosses each link of a tree once: it neither echoes nor is
-    /// doubled. (An activity with a name may, while servers move; who has it drops it. The tests never send the same activity or the same pair of name and secret twice.)
-    pub fn on_link(&mut self, wire: usize, line: &Bytes) {
+    /// doubled. (An activity with a name may, while servers move; who has it drops it. The tests never send the same
+    /// activity or the same pair of name and secret twice.)
+    pub fn on_link(&mut self, wire: usize, line: &ReceivedLine) {
         self.observations += 1;
-        let message = Message::parse(&line.slice(..line.len() - 1)).expect("servers send valid messages");
+        let ReceivedLine { bytes, message } = line;
+        let message = message.as_ref().expect("servers send valid messages");
         let is_unique = matches!(
             message,
             Message::ActivityBroadcast { relay: None, .. } | Message::LockRequest(_) | Message::LockAllowed { .. }
         );
-        if is_unique && !self.crossed.insert((wire, line.clone())) {
-            panic!("a flood crossed link {wire} twice: {line:?}");
+        if is_unique && !self.crossed.insert((wire, bytes.clone())) {
+            panic!("a flood crossed link {wire} twice: {bytes:?}");
         }
     }
 

@@ -11,11 +11,14 @@
 //! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
+//! - [`simulated_masters`]: the masters in such a tree, which lie, lag and disagree.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
+//! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
 
+pub mod calm;
 pub mod cluster;
 pub mod forest;
 pub mod invariants;
@@ -24,6 +27,7 @@ pub mod master;
 pub mod node;
 pub mod peer;
 pub mod process;
+pub mod simulated_masters;
 pub mod stage;
 pub mod storm;
 pub mod tree;

@@ -1,19 +1,29 @@
-//! One simulated storm: servers that crash, start again, freeze, are cut off and drained, while the masters lie, fall
-//! silent and come back. Whatever happens there is no cycle (checked by the cluster whenever a parent changes), and when
-//! the storm is over all live servers become one tree and stay one.
+//! One simulated storm: servers that crash, start again, freeze, are cut off, lose connections and are drained, while
+//! several masters lie, lag, disagree, die and come back empty. Whatever happens there is no cycle, no circle of relaying
+//! links, and a reason for every root (checked by the cluster at each step). When the storm is over, all live servers that
+//! can reach each other become one tree and stay one.
 
 use std::time::Duration;
 
+use arborcast_core::RootReason;
 use rand::RngExt as _;
+use rand::seq::IndexedRandom as _;
 
 use crate::cluster::Cluster;
+use crate::simulated_masters::Character;
 
-/// How long healing may take once all faults are over. Servers that found nobody pause for up to five seconds, and half
+/// How long healing may take once all faults are over. Servers that found nobody pause for up to five seconds, and much
 /// of the advice they get is wrong.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long the tree must stay as it is.
 const CALM: Duration = Duration::from_secs(30);
+
+/// After that whoever was told to drain has ended.
+const DRAIN_GRACE: Duration = Duration::from_secs(6);
+
+/// How long a network may take over a line at most; each storm has one of them.
+const DELAYS: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200)];
 
 /// Servers that start at the same time, each with room for one to four children.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
@@ -25,12 +35,21 @@ pub fn forest(seed: u64, servers: usize) -> Cluster {
     cluster
 }
 
-/// Runs one storm, and returns how often the tree was checked.
+/// The same, with one to four masters, each with vices of its own.
+pub fn forest_with_masters(seed: u64, servers: usize) -> Cluster {
+    let mut cluster = forest(seed, servers);
+    let characters: Vec<_> = (0..cluster.rng.random_range(1..5)).map(|_| Character::random(&mut cluster.rng)).collect();
+    cluster.set_masters(characters);
+    cluster.max_delay = *DELAYS.choose(&mut cluster.rng).expect("there are some");
+    cluster
+}
+
+/// Runs one storm, and returns how often something was checked.
 ///
 /// # Panics
 /// When something does not hold.
 pub fn run(seed: u64, servers: usize) -> u64 {
-    let mut cluster = forest(seed, servers);
+    let mut cluster = forest_with_masters(seed, servers);
     for _ in 0..15 {
         // Now and then several at once, the next while the last is still being healed.
         let pause = Duration::from_millis(cluster.rng.random_range(0..6000));
@@ -41,36 +60,87 @@ pub fn run(seed: u64, servers: usize) -> u64 {
             cluster.run_for(pause);
         }
     }
+    end_faults(&mut cluster);
+    if cluster.rng.random_bool(0.3) {
+        stand_apart(&mut cluster, 2);
+        settle(&mut cluster);
+        cluster.heal_cuts();
+    }
+    settle(&mut cluster);
+    cluster.invariants.observations
+}
+
+/// Cuts the network into so many parts. Each server is in any of them, and so is each master.
+pub fn partition(cluster: &mut Cluster, parts: usize) {
+    let (servers, masters) = (cluster.servers(), cluster.masters());
+    let mut side = |count: usize| (0..count).map(|_| cluster.rng.random_range(0..parts)).collect::<Vec<_>>();
+    let (servers, masters) = (side(servers), side(masters));
+    cluster.partition(|server| servers[server], |master| masters[master]);
+}
+
+/// Cuts the network into so many parts, each with a master at least, for new servers that have heard of nobody else.
+pub fn stand_apart(cluster: &mut Cluster, parts: usize) {
+    for _ in cluster.masters()..parts {
+        let character = Character::random(&mut cluster.rng);
+        cluster.add_master(character);
+    }
+    let sides: Vec<_> = (0..cluster.servers()).map(|_| cluster.rng.random_range(0..parts)).collect();
+    cluster.partition(|server| sides[server], |master| master % parts);
+}
+
+/// Waits until all live servers that can reach each other are one tree, and looks whether they stay one.
+///
+/// # Panics
+/// When they don't.
+pub fn settle(cluster: &mut Cluster) {
+    cluster.run_for(DRAIN_GRACE);
+    cluster.run_until_trees(PATIENCE);
+    cluster.run_for(CALM);
+    if let Some(complaint) = cluster.complaint() {
+        panic!("it does not stay one tree: {complaint}");
+    }
+    // One that is alone has no tree, whether it had one before or not. To ask everybody who is remembered takes a while.
+    let is_content = |reason| matches!(reason, Some(RootReason::Content | RootReason::Unsettled));
+    cluster.run_until("every root is content", PATIENCE, |cluster| {
+        cluster.roots().into_iter().all(|root| is_content(cluster.root_reason(root)))
+    });
+}
+
+fn end_faults(cluster: &mut Cluster) {
     for server in 0..cluster.servers() {
         cluster.thaw(server);
     }
     cluster.heal_cuts();
+    for master in 0..cluster.masters() {
+        cluster.restart_master(master);
+    }
     cluster.masters_alive = true;
-    cluster.run_until("all are one tree", PATIENCE, Cluster::is_one_tree);
-    cluster.run_for(CALM);
-    assert!(cluster.is_one_tree(), "it does not stay one tree");
-    cluster.invariants.observations
 }
 
 fn fault(cluster: &mut Cluster) {
     let server = cluster.rng.random_range(0..cluster.servers());
     let other = cluster.rng.random_range(0..cluster.servers());
+    let master = cluster.rng.random_range(0..cluster.masters());
     match cluster.rng.random_range(0..100) {
-        0..25 if cluster.is_alive(server) => cluster.crash(server),
-        25..50 if !cluster.is_alive(server) => {
+        0..20 if cluster.is_alive(server) => cluster.crash(server),
+        20..44 if !cluster.is_alive(server) => {
             let keeps_disk = cluster.rng.random();
             cluster.restart(server, keeps_disk);
         }
-        50..60 if cluster.is_alive(server) => cluster.freeze(server),
-        60..70 => cluster.thaw(server),
-        70..80 => cluster.cut(server, other),
-        80..85 => {
+        44..52 if cluster.is_alive(server) => cluster.freeze(server),
+        52..62 => cluster.thaw(server),
+        62..69 => cluster.cut(server, other),
+        69..74 => {
             cluster.cut(server, other);
             cluster.cut(other, server);
         }
-        85..90 => cluster.heal_cuts(),
-        90..95 if cluster.is_alive(server) && !cluster.is_frozen(server) => cluster.drain(server),
-        95.. => cluster.masters_alive = !cluster.masters_alive,
+        74..76 => partition(cluster, 2),
+        76..81 => cluster.heal_cuts(),
+        81..86 if cluster.is_alive(server) && !cluster.is_frozen(server) => cluster.reset_link(server),
+        86..91 if cluster.is_alive(server) && !cluster.is_frozen(server) => cluster.drain(server),
+        91..94 if cluster.is_master_alive(master) => cluster.crash_master(master),
+        94..98 => cluster.restart_master(master),
+        98.. => cluster.cut_from_master(server, master),
         _ => {}
     }
 }

@@ -427,4 +427,44 @@ impl Node {
             self.seek_at(now, target, out);
         }
     }
+
+    /// Why this node has no parent. `None` for one that has a parent, and for one that does not speak the extensions; and
+    /// never else: a root that neither looks for a parent nor has a reason not to would stay one for ever (protocol, S1).
+    pub fn root_reason(&self) -> Option<RootReason> {
+        let looks = match &self.healing.pursuit {
+            Pursuit::Resting | Pursuit::Asking(_) => self.timers.is_set(&Timer::Seek),
+            Pursuit::Attaching { .. } => self.timers.is_set(&Timer::Attempt),
+        };
+        if self.extensions.is_none() || !self.fragment.is_root() {
+            None
+        } else if self.is_draining() {
+            Some(RootReason::Draining)
+        } else if self.has_plain_parent() {
+            Some(RootReason::PlainParent)
+        } else if !looks {
+            None
+        } else if self.fragment.key().reign == Reign::Unsettled {
+            Some(RootReason::Unsettled)
+        } else if self.is_orphan() {
+            Some(RootReason::Orphan)
+        } else {
+            Some(RootReason::Content)
+        }
+    }
+}
+
+/// Why a node that speaks the extensions has no parent at the moment. All but the draining one and the one below a plain
+/// parent go on looking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RootReason {
+    /// It is about to stop.
+    Draining,
+    /// It is below a server that speaks the plain protocol.
+    PlainParent,
+    /// It has not been in a tree yet.
+    Unsettled,
+    /// It has lost its parent, and has not asked everybody for another yet.
+    Orphan,
+    /// It serves as the root of its tree; everybody was asked for a better place in vain.
+    Content,
 }

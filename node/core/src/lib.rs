@@ -43,6 +43,7 @@ mod users;
 
 pub use config::{Config, Extensions};
 pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
+pub use healing::RootReason;
 pub use ids::{AttemptId, ConnectionId, ServerId};
 pub use node::{Node, TreeView, View};
 pub use relaying::RelayCounts;

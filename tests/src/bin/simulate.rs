@@ -1,20 +1,28 @@
 //! `cargo simulate`: many simulated storms, to find the seed that breaks the healing.
 
-use std::panic::catch_unwind;
+use std::panic::{self, catch_unwind};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use arborcast_tests::calm::{self, FalseAlarms};
 use arborcast_tests::storm;
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 
 /// How often progress is shown.
-const PROGRESS_EVERY: u64 = 500;
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// What a shell makes of a program that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 /// Simulates storms over trees of servers, one for each seed, in virtual time.
 ///
-/// A seed that fails is printed; `--first SEED --seeds 1` with the same --nodes replays it. Exit code 1 if any failed.
+/// A seed that fails is printed with a command that replays it. Ctrl-C ends after the runs that are under way; a second
+/// one at once. Exit code 0 if all held, 1 if any failed, 130 if none had failed until Ctrl-C.
 #[derive(Parser)]
 #[command(name = "cargo simulate")]
 struct Cli {
@@ -27,39 +35,117 @@ struct Cli {
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     first: u64,
+    /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
+    #[arg(long)]
+    calm: bool,
+    /// How long a calm run takes, in virtual time
+    #[arg(long, value_name = "MINUTES", default_value_t = 10, requires = "calm")]
+    minutes: u32,
+}
+
+/// What all workers share.
+#[derive(Default)]
+struct Progress {
+    taken: AtomicU64,
+    done: AtomicU64,
+    checks: AtomicU64,
+    is_interrupted: AtomicBool,
+    failures: Mutex<Vec<u64>>,
+}
+
+impl Progress {
+    fn failures(&self) -> usize {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn line(&self, cli: &Cli, start: Instant) -> String {
+        let (done, seconds) = (self.done.load(Ordering::Relaxed), start.elapsed().as_secs_f64());
+        let rate = done as f64 / seconds.max(0.001);
+        let failures = self.failures();
+        format!(
+            "{done} of {} runs with {} nodes, {failures} failed, {seconds:.0} s, {rate:.2} runs/s",
+            cli.seeds, cli.nodes
+        )
+    }
 }
 
 fn main() -> ExitCode {
-    let Cli { nodes, seeds, first } = Cli::parse();
-    let (next, done, failed, checks) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    let last = first.saturating_add(seeds);
-    let start = Instant::now();
-    let work = || {
-        while let seed = next.fetch_add(1, Ordering::Relaxed)
-            && seed < last
-        {
-            match catch_unwind(|| storm::run(seed, nodes.into())) {
-                Ok(observed) => drop(checks.fetch_add(observed, Ordering::Relaxed)),
-                Err(_) => {
-                    failed.fetch_add(1, Ordering::Relaxed);
-                    println!("failed: cargo simulate -- --nodes {nodes} --first {seed} --seeds 1");
-                }
-            }
-            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done.is_multiple_of(PROGRESS_EVERY) {
-                eprintln!("{done} of {seeds} runs, {:.0} s", start.elapsed().as_secs_f64());
+    let cli = Cli::parse();
+    let (progress, start) = (Progress::default(), Instant::now());
+    // One line for each failure is enough; replaying the seed tells more.
+    panic::set_hook(Box::new(|info| {
+        let message = info.payload_as_str().unwrap_or("panicked");
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        println!("{message} ({place})");
+    }));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..thread::available_parallelism().map_or(1, usize::from))
+            .map(|_| scope.spawn(|| work(&cli, &progress)))
+            .collect();
+        watch(&cli, &progress, start, || workers.iter().all(thread::ScopedJoinHandle::is_finished));
+    });
+    let checks = progress.checks.load(Ordering::Relaxed);
+    println!("{}, {checks} checks", progress.line(&cli, start));
+    let failures = progress.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    for seed in failures.iter() {
+        println!("replay: {}", replay(&cli, *seed));
+    }
+    match (failures.is_empty(), progress.is_interrupted.load(Ordering::Relaxed)) {
+        (false, _) => ExitCode::FAILURE,
+        (true, true) => ExitCode::from(INTERRUPTED),
+        (true, false) => ExitCode::SUCCESS,
+    }
+}
+
+/// Runs one seed after the other.
+fn work(cli: &Cli, progress: &Progress) {
+    while !progress.is_interrupted.load(Ordering::Relaxed) {
+        let index = progress.taken.fetch_add(1, Ordering::Relaxed);
+        let Some(seed) = cli.first.checked_add(index).filter(|_| index < cli.seeds) else { return };
+        match catch_unwind(|| run(cli, seed)) {
+            Ok(checks) => drop(progress.checks.fetch_add(checks, Ordering::Relaxed)),
+            Err(_) => {
+                println!("failed: {}", replay(cli, seed));
+                progress.failures.lock().unwrap_or_else(PoisonError::into_inner).push(seed);
             }
         }
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+        progress.done.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Runs one seed, and returns how much was checked. Panics when something does not hold.
+fn run(cli: &Cli, seed: u64) -> u64 {
+    if !cli.calm {
+        return storm::run(seed, cli.nodes.into());
+    }
+    let time = Duration::from_secs(60) * cli.minutes;
+    let found = calm::run(seed, cli.nodes.into(), time, calm::JITTER);
+    assert_eq!(found, FalseAlarms::NONE, "false alarms");
+    1
+}
+
+fn replay(cli: &Cli, seed: u64) -> String {
+    let calm = if cli.calm { format!(" --calm --minutes {}", cli.minutes) } else { String::new() };
+    format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{calm}", cli.nodes)
+}
+
+/// Shows progress and waits for Ctrl-C until all is done.
+fn watch(cli: &Cli, progress: &Progress, start: Instant, is_done: impl Fn() -> bool) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let Ok(runtime) = runtime.inspect_err(|error| eprintln!("Ctrl-C will end this at once: {error}")) else { return };
+    runtime.block_on(async {
+        let Ok(mut interrupts) = signal(SignalKind::interrupt()) else { return };
+        let mut shown = Instant::now();
+        while !is_done() {
+            // Short enough that the end is not noticed late.
+            let pause = timeout(Duration::from_millis(20), interrupts.recv());
+            if pause.await.is_ok() && progress.is_interrupted.swap(true, Ordering::Relaxed) {
+                std::process::exit(INTERRUPTED.into());
+            }
+            if shown.elapsed() >= PROGRESS_EVERY {
+                shown = Instant::now();
+                eprintln!("{}", progress.line(cli, start));
+            }
         }
     });
-    let (failed, checks) = (failed.load(Ordering::Relaxed), checks.load(Ordering::Relaxed));
-    println!(
-        "{seeds} runs with {nodes} nodes, {failed} failed, {checks} checks, {:.0} s",
-        start.elapsed().as_secs_f64()
-    );
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
