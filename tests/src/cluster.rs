@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::invariants::Invariants;
+use crate::resuming::Resuming;
 use crate::simulated_masters::{Character, REPORT_INTERVAL, Report, Sighting, SimulatedMaster};
 
 /// The cluster secret of every simulated tree.
@@ -34,6 +35,9 @@ const MASTERS_PATIENCE: Duration = Duration::from_millis(400);
 
 /// Servers with an index this far beyond the last one don't even refuse a connection.
 const NO_ROUTE: ServerIndex = 2;
+
+/// How long a client waits to be logged in before it goes elsewhere.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A simulated server, in the order of [`Cluster::add_server`].
 pub type ServerIndex = usize;
@@ -109,6 +113,10 @@ pub struct Client {
     pub answers: Vec<Message>,
     /// Every activity it got, with its author and number.
     pub activities: Vec<(String, u64)>,
+    /// What it keeps if it is one of extended sessions.
+    resuming: Option<Resuming>,
+    /// Since when it has been waiting to be logged in.
+    waits_since: Option<Instant>,
 }
 
 /// One end of a wire; also the index of what belongs to it.
@@ -162,7 +170,9 @@ impl Side {
 impl Client {
     /// Whether it is logged in, and stayed where it is.
     pub fn is_in(&self) -> bool {
-        self.wire.is_some() && matches!(self.answers.last(), Some(Message::LoginSuccess { .. }))
+        self.wire.is_some()
+            && self.waits_since.is_none()
+            && matches!(self.answers.last(), Some(Message::LoginSuccess { .. }))
     }
 }
 
@@ -579,6 +589,79 @@ impl Cluster {
         );
     }
 
+    /// Connects a client that asks for an extended session, and comes back when it loses its server.
+    pub fn add_resuming_client(&mut self, server: ServerIndex) -> ClientIndex {
+        let resuming = Some(Resuming::new(&format!("session {}", self.clients.len())));
+        self.clients.push(Client { resuming, ..Client::default() });
+        let client = self.clients.len() - 1;
+        self.log_in_resuming(client, server);
+        client
+    }
+
+    fn log_in_resuming(&mut self, client: ClientIndex, server: ServerIndex) {
+        if !self.is_alive(server) {
+            return;
+        }
+        self.connect(client, server);
+        self.clients[client].waits_since = Some(self.now);
+        if let Some(login) = self.clients[client].resuming.as_ref().map(Resuming::login) {
+            self.send(client, login);
+        }
+    }
+
+    /// Publishes the client's next numbered activity, to be sent again until it is acknowledged.
+    pub fn publish_numbered(&mut self, client: ClientIndex) {
+        let is_in = self.clients[client].is_in();
+        let entry = &mut self.clients[client];
+        let activity = Activity::parse(&format!(r#"{{"author":"c{client}","number":{}}}"#, entry.published)).unwrap();
+        entry.published += 1;
+        let message = entry.resuming.as_mut().expect("a client of extended sessions").publish(activity);
+        if is_in {
+            self.send(client, message);
+        }
+    }
+
+    /// Clients that have lost their server, or wait for one that is frozen, go to another.
+    pub fn tend_resuming_clients(&mut self) {
+        for client in 0..self.clients.len() {
+            if self.clients[client].resuming.is_none() {
+                continue;
+            }
+            let has_waited = self.clients[client].waits_since.is_some_and(|since| self.now - since > CLIENT_PATIENCE);
+            let is_at_frozen = self.server_of(client).is_some_and(|server| self.is_frozen(server));
+            if has_waited || (is_at_frozen && self.rng.random_bool(0.1)) {
+                self.disconnect(client);
+            }
+            if self.clients[client].wire.is_none() {
+                let server = self.rng.random_range(0..self.servers.len());
+                self.log_in_resuming(client, server);
+            }
+        }
+    }
+
+    fn server_of(&self, client: ClientIndex) -> Option<ServerIndex> {
+        let (wire, side) = self.clients[client].wire?;
+        match self.wires[wire].ends[side.other() as usize] {
+            Party::Server(server, _) => Some(server),
+            Party::Client(_) => None,
+        }
+    }
+
+    /// Whether every client of extended sessions is logged in.
+    pub fn are_all_resuming_in(&self) -> bool {
+        self.clients.iter().filter(|client| client.resuming.is_some()).all(Client::is_in)
+    }
+
+    /// Whether everything that such clients have published is acknowledged.
+    pub fn is_all_acknowledged(&self) -> bool {
+        self.clients.iter().filter_map(|client| client.resuming.as_ref()).all(Resuming::is_all_acknowledged)
+    }
+
+    /// How many activities such a client was told are gone.
+    pub fn missed_by(&self, client: ClientIndex) -> u64 {
+        self.clients[client].resuming.as_ref().map_or(0, |resuming| resuming.missed)
+    }
+
     /// Ends a client's connection without a word.
     pub fn disconnect(&mut self, client: ClientIndex) {
         if let Some((wire, side)) = self.clients[client].wire.take() {
@@ -752,7 +835,12 @@ impl Cluster {
     fn on_client_line(&mut self, client: ClientIndex, line: ReceivedLine) {
         let message = line.message.expect("servers send valid messages");
         match &message {
-            Message::ActivityBroadcast { activity, .. } => {
+            Message::ActivityBroadcast { relay, activity } => {
+                if let Some(resuming) = &mut self.clients[client].resuming
+                    && !resuming.is_new(relay.as_ref().expect("activities of extended sessions have names"))
+                {
+                    return;
+                }
                 let (author, number) = author_and_number(activity);
                 self.invariants.on_activity(client, &author, number);
                 self.clients[client].activities.push((author, number));
@@ -762,6 +850,11 @@ impl Cluster {
                 let credentials = self.clients[client].registering.take().expect("it registered");
                 self.invariants.on_registered(&credentials);
             }
+            Message::Redirect { port, .. } if self.clients[client].resuming.is_some() => {
+                self.disconnect(client);
+                self.log_in_resuming(client, usize::from(*port) - 1);
+                return;
+            }
             Message::Redirect { port, .. } => {
                 let (server, login) = (usize::from(*port) - 1, self.clients[client].login.clone());
                 self.disconnect(client);
@@ -769,6 +862,17 @@ impl Cluster {
                 self.send(client, login.expect("it logged in"));
             }
             _ => {}
+        }
+        if let Some(resuming) = &mut self.clients[client].resuming {
+            resuming.handle(&message);
+            if !matches!(message, Message::LoginSuccess { .. }) {
+                return;
+            }
+            let again = resuming.again();
+            self.clients[client].waits_since = None;
+            for message in again {
+                self.send(client, message);
+            }
         }
         self.clients[client].answers.push(message);
     }

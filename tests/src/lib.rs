@@ -14,6 +14,9 @@
 //! - [`simulated_masters`]: the masters in such a tree, which lie, lag and disagree.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
+//! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
+//!   must reach everybody.
+//! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
@@ -27,6 +30,9 @@ pub mod master;
 pub mod node;
 pub mod peer;
 pub mod process;
+pub mod promises;
+pub mod resuming;
+pub mod seeds;
 pub mod simulated_masters;
 pub mod stage;
 pub mod storm;

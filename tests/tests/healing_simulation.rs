@@ -7,18 +7,9 @@ use std::time::Duration;
 use arborcast_core::RootReason;
 use arborcast_tests::calm::{self, FalseAlarms};
 use arborcast_tests::cluster::Cluster;
+use arborcast_tests::seeds::for_seeds;
 use arborcast_tests::simulated_masters::Character;
 use arborcast_tests::storm;
-
-/// Runs one scenario for many seeds, and says which seed failed.
-fn for_seeds(seeds: std::ops::Range<u64>, scenario: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(|| scenario(seed)) {
-            eprintln!("failed with seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
 
 /// A forest that has become one tree.
 fn tree(seed: u64, servers: usize) -> Cluster {

@@ -195,6 +195,9 @@ impl Node {
         let accepted = Message::LinkAccepted { attempt, id: self.config.id.clone(), tree: self.fragment.position() };
         self.send(connection, &accepted, out);
         self.become_link(now, connection, Link::from_extended_child(now), out);
+        if let Some(relay) = &mut self.relay {
+            relay.is_new = false;
+        }
         if has_settled {
             self.tell_children(out);
         }

@@ -378,7 +378,7 @@ impl Node {
         self.healing.failures = 0;
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
-        let is_new_here = self.fragment.key().reign == Reign::Unsettled;
+        let is_new_here = self.relay.as_ref().is_some_and(|relay| relay.is_new);
         self.fragment.become_child(Parent { link: connection, target }, tree);
         self.leave_former_parents(now, out);
         self.become_link(now, connection, Link::to_extended_parent(now, is_new_here), out);

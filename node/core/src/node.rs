@@ -18,7 +18,7 @@ use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
 use crate::locks::{Allowances, Registration};
-use crate::relaying::{Relay, RelayCounts};
+use crate::relaying::{Exchange, Relay, RelayCounts};
 use crate::session::Session;
 use crate::timer::{Timer, TimerTable};
 use crate::users::Users;
@@ -398,6 +398,9 @@ impl Node {
             }
             Role::Link(link) => {
                 self.on_reader_lost(link.exchange().is_none());
+                if link.exchange().is_some_and(Exchange::is_history) {
+                    self.tell_newcomers_what_counts_as_received(out);
+                }
                 self.on_link_lost(now, connection, reason, out);
             }
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),

@@ -43,6 +43,8 @@ pub(crate) struct Relay {
     /// How many connections get the plain form.
     pub(crate) plain_readers: usize,
     pub(crate) counts: RelayCounts,
+    /// The node has not been in a tree yet (protocol, Y10).
+    pub(crate) is_new: bool,
     acks_at: Option<Instant>,
     composer: BytesMut,
 }
@@ -94,6 +96,11 @@ impl Exchange {
         Self { is_syncing: true, is_history, ..Self::default() }
     }
 
+    /// Whether what comes now happened before this node was in the tree.
+    pub(crate) fn is_history(&self) -> bool {
+        self.is_history
+    }
+
     fn note(&mut self, index: OriginIndex, seq: u64) {
         let has = self.peer_has.entry(index).or_default();
         *has = seq.max(*has);
@@ -125,6 +132,7 @@ impl Relay {
             unacknowledged: BTreeSet::new(),
             plain_readers: 0,
             counts: RelayCounts::default(),
+            is_new: true,
             acks_at: None,
             composer: BytesMut::new(),
         })
@@ -376,6 +384,9 @@ impl Node {
         let Some(exchange) = exchange_of(&mut self.connections, link) else { return };
         exchange.is_syncing = false;
         if std::mem::take(&mut exchange.is_history) {
+            if let Some(relay) = &mut self.relay {
+                relay.is_new = false;
+            }
             self.tell_newcomers_what_counts_as_received(out);
         }
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use arborcast_tests::forest::{Forest, Place, Shape};
 use arborcast_tests::lines;
 use arborcast_tests::node::NodeBuilder;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
@@ -48,6 +48,9 @@ struct Cli {
     /// Rounds of each fault
     #[arg(long, value_name = "N", default_value_t = 50)]
     rounds: usize,
+    /// Only this fault; all of them if not given
+    #[arg(long, value_enum)]
+    only: Option<Fault>,
     /// Activities per second
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
@@ -57,7 +60,7 @@ struct Cli {
 }
 
 /// What is done to a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Fault {
     Crash,
     Freeze,
@@ -83,7 +86,7 @@ fn main() {
     println!("Building the binaries, if that has not been done yet, and starting {SERVERS} servers ...");
     let mut bench = Bench::new(&cli);
     let mut results = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| cli.only.is_none_or(|only| only == *fault)) {
         println!("\n{}: {} rounds", fault.name(), cli.rounds);
         let outcomes: Vec<Outcome> = (0..cli.rounds).map(|round| bench.round(fault, round)).collect();
         results.push((fault, outcomes));
@@ -334,6 +337,13 @@ fn judge(published: &[Instant], first: u64, hurt_at: Instant, arrivals: &[Vec<(I
         }
         for number in first..first + published.len() as u64 {
             if !seen.contains(&number) {
+                eprintln!(
+                    "DEBUG lost {number} of {first}.. at subscriber index, published {:?} rel hurt",
+                    published[(number - first) as usize].checked_duration_since(hurt_at).map_or_else(
+                        || -(hurt_at.duration_since(published[(number - first) as usize]).as_secs_f64()),
+                        |d| d.as_secs_f64()
+                    )
+                );
                 lost += 1;
                 complete_at[(number - first) as usize] = None;
             }

@@ -8,13 +8,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arborcast_tests::calm::{self, FalseAlarms};
-use arborcast_tests::storm;
+use arborcast_tests::{promises, storm};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
 /// How often progress is shown.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
+/// Faults in each run with `--promises`.
+const FAULTS: usize = 10;
 
 /// What a shell makes of a program that Ctrl-C has ended.
 const INTERRUPTED: u8 = 130;
@@ -35,6 +38,10 @@ struct Cli {
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     first: u64,
+    /// Publishers and subscribers, and one fault after the other: nothing acknowledged may be lost, doubled, or out of
+    /// order
+    #[arg(long, conflicts_with = "calm")]
+    promises: bool,
     /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
     #[arg(long)]
     calm: bool,
@@ -115,6 +122,9 @@ fn work(cli: &Cli, progress: &Progress) {
 
 /// Runs one seed, and returns how much was checked. Panics when something does not hold.
 fn run(cli: &Cli, seed: u64) -> u64 {
+    if cli.promises {
+        return promises::run(seed, cli.nodes.into(), FAULTS).delivered;
+    }
     if !cli.calm {
         return storm::run(seed, cli.nodes.into());
     }
@@ -125,8 +135,12 @@ fn run(cli: &Cli, seed: u64) -> u64 {
 }
 
 fn replay(cli: &Cli, seed: u64) -> String {
-    let calm = if cli.calm { format!(" --calm --minutes {}", cli.minutes) } else { String::new() };
-    format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{calm}", cli.nodes)
+    let mode = match (cli.calm, cli.promises) {
+        (true, _) => format!(" --calm --minutes {}", cli.minutes),
+        (_, true) => " --promises".to_owned(),
+        _ => String::new(),
+    };
+    format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{mode}", cli.nodes)
 }
 
 /// Shows progress and waits for Ctrl-C until all is done.

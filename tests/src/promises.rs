@@ -1,0 +1,168 @@
+//! One simulated run of publishers and subscribers through the faults of a tree: what was acknowledged reaches everybody
+//! who stays or comes back, exactly once and in order (protocol, Relay; Extended sessions).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::RngExt as _;
+use rand::seq::IndexedRandom as _;
+
+use crate::cluster::{Cluster, ServerIndex};
+use crate::storm;
+
+/// How often clients look whether they are still served.
+const TICK: Duration = Duration::from_millis(200);
+
+/// How long a tree and its clients may take to come to rest.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// What a run has seen.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Faults that struck.
+    pub faults: u64,
+    /// Activities published, all of which were acknowledged in the end.
+    pub published: u64,
+    /// Activities that reached a client, all clients together.
+    pub delivered: u64,
+}
+
+/// Servers that are one tree, with a client at each that is logged in.
+pub fn tree_with_clients(seed: u64, servers: usize) -> Cluster {
+    let mut cluster = storm::forest_with_masters(seed, servers);
+    cluster.run_until_trees(PATIENCE);
+    for server in 0..servers {
+        cluster.add_resuming_client(server);
+    }
+    cluster.run_until("all clients are in", PATIENCE, Cluster::are_all_resuming_in);
+    cluster
+}
+
+/// One server after the other is hurt while everybody publishes. The next fault strikes when all that was published is
+/// acknowledged and the tree is one again: the promise is for any one server.
+///
+/// # Panics
+/// When it is not kept.
+pub fn run(seed: u64, servers: usize, faults: usize) -> Seen {
+    let mut cluster = tree_with_clients(seed, servers);
+    let mut seen = Seen::default();
+    for _ in 0..faults {
+        let calm = cluster.rng.random_range(0..5);
+        publish_for(&mut cluster, calm);
+        let victim = cluster.rng.random_range(0..servers);
+        hurt(&mut cluster, victim);
+        seen.faults += 1;
+        let trouble = cluster.rng.random_range(5..40);
+        publish_for(&mut cluster, trouble);
+        repair(&mut cluster, victim);
+        come_to_rest(&mut cluster);
+    }
+    check(&cluster, &mut seen);
+    seen
+}
+
+/// Half of the servers are killed at once, a second after everything that was published until then was acknowledged.
+///
+/// # Panics
+/// When the survivors do not become one tree, or do not have everything.
+pub fn half_is_killed(seed: u64, servers: usize) -> Seen {
+    let mut cluster = tree_with_clients(seed, servers);
+    let mut seen = Seen::default();
+    publish_for(&mut cluster, 10);
+    cluster.run_until("all is acknowledged", PATIENCE, Cluster::is_all_acknowledged);
+    cluster.run_for(Duration::from_secs(1));
+    let mut victims: Vec<ServerIndex> = (0..servers).collect();
+    for _ in 0..servers / 2 {
+        let at = cluster.rng.random_range(0..victims.len());
+        cluster.crash(victims.swap_remove(at));
+        seen.faults += 1;
+    }
+    publish_for(&mut cluster, 10);
+    come_to_rest(&mut cluster);
+    check(&cluster, &mut seen);
+    seen
+}
+
+fn publish_for(cluster: &mut Cluster, ticks: u32) {
+    for _ in 0..ticks {
+        for _ in 0..cluster.rng.random_range(0..4) {
+            let client = cluster.rng.random_range(0..cluster.clients());
+            cluster.publish_numbered(client);
+        }
+        cluster.run_for(TICK);
+        cluster.tend_resuming_clients();
+    }
+}
+
+fn hurt(cluster: &mut Cluster, victim: ServerIndex) {
+    match cluster.rng.random_range(0..6) {
+        0 | 1 => cluster.crash(victim),
+        2 => cluster.freeze(victim),
+        3 => cluster.drain(victim),
+        4 => cluster.reset_link(victim),
+        _ => {
+            for other in (0..cluster.servers()).filter(|other| *other != victim) {
+                cluster.cut(victim, other);
+                cluster.cut(other, victim);
+            }
+        }
+    }
+}
+
+fn repair(cluster: &mut Cluster, victim: ServerIndex) {
+    cluster.thaw(victim);
+    cluster.heal_cuts();
+    if !cluster.is_alive(victim) {
+        let keeps_disk = *[true, false].choose(&mut cluster.rng).expect("there are two");
+        cluster.restart(victim, keeps_disk);
+    }
+}
+
+/// Waits until the tree is one, and everything that was published is acknowledged and has come everywhere.
+fn come_to_rest(cluster: &mut Cluster) {
+    let mut ticks = 0;
+    while !(cluster.complaint().is_none()
+        && cluster.are_all_resuming_in()
+        && cluster.is_all_acknowledged()
+        && is_complete(cluster))
+    {
+        assert!(TICK * ticks < PATIENCE, "not at rest: {:?}", what_is_missing(cluster));
+        cluster.run_for(TICK);
+        cluster.tend_resuming_clients();
+        ticks += 1;
+    }
+}
+
+fn everything(cluster: &Cluster) -> BTreeSet<(String, u64)> {
+    let clients = 0..cluster.clients();
+    clients.flat_map(|client| (0..cluster.client(client).published).map(move |n| (format!("c{client}"), n))).collect()
+}
+
+/// The order, and that nothing comes twice, is looked at with every activity that arrives.
+fn is_complete(cluster: &Cluster) -> bool {
+    let all = (0..cluster.clients()).map(|client| cluster.client(client).published).sum::<u64>();
+    (0..cluster.clients()).all(|client| cluster.client(client).activities.len() as u64 == all)
+}
+
+fn what_is_missing(cluster: &Cluster) -> String {
+    let all = everything(cluster);
+    let mut text = format!("tree: {:?}, acknowledged: {}", cluster.complaint(), cluster.is_all_acknowledged());
+    for client in 0..cluster.clients() {
+        let got: BTreeSet<_> = cluster.client(client).activities.iter().cloned().collect();
+        let missing: Vec<_> = all.difference(&got).take(5).collect();
+        if !missing.is_empty() || !cluster.client(client).is_in() {
+            let is_in = cluster.client(client).is_in();
+            text += &format!("; client {client} (in: {is_in}) lacks {missing:?}");
+        }
+    }
+    text
+}
+
+fn check(cluster: &Cluster, seen: &mut Seen) {
+    assert!(is_complete(cluster), "{}", what_is_missing(cluster));
+    for client in 0..cluster.clients() {
+        assert_eq!(cluster.missed_by(client), 0, "client {client} was told of a gap");
+        seen.published += cluster.client(client).published;
+        seen.delivered += cluster.client(client).activities.len() as u64;
+    }
+}
