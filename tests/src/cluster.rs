@@ -312,8 +312,21 @@ impl Cluster {
         });
     }
 
-    /// Kills a server: its peers see their connections reset, if they can.
+    /// Kills a server: its peers see their connections reset, if they can. What it has sent last may not have left it.
     pub fn crash(&mut self, server: ServerIndex) {
+        let wires: Vec<_> = self.servers[server].wires.values().copied().collect();
+        for (wire, side) in wires {
+            let is_sent = |delivery: &Delivery| matches!(delivery, Delivery::Wire { wire: on, to, .. } if *on == wire && *to == side.other());
+            let sent: Vec<_> = self.in_flight.iter().filter(|(_, it)| is_sent(it)).map(|(at, _)| *at).collect();
+            for at in sent.into_iter().skip(self.rng.random_range(0..10)) {
+                self.in_flight.remove(&at);
+            }
+        }
+        self.end(server);
+    }
+
+    /// A server is gone, and its peers see the end of their connections.
+    fn end(&mut self, server: ServerIndex) {
         self.servers[server].is_alive = false;
         self.servers[server].is_frozen = false;
         self.servers[server].frozen_inbox.clear();
@@ -647,6 +660,11 @@ impl Cluster {
         }
     }
 
+    /// The clients of extended sessions.
+    pub fn resuming_clients(&self) -> Vec<ClientIndex> {
+        (0..self.clients.len()).filter(|client| self.clients[*client].resuming.is_some()).collect()
+    }
+
     /// Whether every client of extended sessions is logged in.
     pub fn are_all_resuming_in(&self) -> bool {
         self.clients.iter().filter(|client| client.resuming.is_some()).all(Client::is_in)
@@ -855,6 +873,10 @@ impl Cluster {
                 self.log_in_resuming(client, usize::from(*port) - 1);
                 return;
             }
+            Message::Redirect { .. } if !self.clients[client].activities.is_empty() => {
+                // What it has got already might come again elsewhere: it asks for nothing but the plain protocol.
+                return self.disconnect(client);
+            }
             Message::Redirect { port, .. } => {
                 let (server, login) = (usize::from(*port) - 1, self.clients[client].login.clone());
                 self.disconnect(client);
@@ -952,7 +974,7 @@ impl Cluster {
                 let to = usize::from(target.port).checked_sub(1);
                 self.arrive_later(Delivery::Dial { from: server, incarnation, attempt, to });
             }
-            Action::Drained => self.crash(server),
+            Action::Drained => self.end(server),
             Action::GiveUp(why) => {
                 let entry = &mut self.servers[server];
                 assert!(entry.config.extensions.is_none(), "server {server} gives up: {why:?}");

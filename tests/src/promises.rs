@@ -4,14 +4,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use arborcast_proto::wire::Message;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
-use crate::cluster::{Cluster, ServerIndex};
+use crate::cluster::{ClientIndex, Cluster, ServerIndex};
 use crate::storm;
 
 /// How often clients look whether they are still served.
-const TICK: Duration = Duration::from_millis(200);
+const TICK: Duration = Duration::from_millis(50);
 
 /// How long a tree and its clients may take to come to rest.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -33,8 +34,20 @@ pub fn tree_with_clients(seed: u64, servers: usize) -> Cluster {
     cluster.run_until_trees(PATIENCE);
     for server in 0..servers {
         cluster.add_resuming_client(server);
+        // It stays where it is, and does not come back.
+        let plain = cluster.add_client(server);
+        cluster.send(plain, Message::Login { username: "anonymous".into(), secret: None, resume: None });
     }
-    cluster.run_until("all clients are in", PATIENCE, Cluster::are_all_resuming_in);
+    // Who is in may still be sent on.
+    for _ in 0..2 {
+        cluster.run_until("all clients are in", PATIENCE, |cluster| {
+            (0..cluster.clients()).all(|client| cluster.client(client).is_in())
+        });
+        cluster.run_for(Duration::from_secs(1));
+    }
+    // From here on a client that is sent elsewhere is known to have been there.
+    cluster.publish_numbered(0);
+    come_to_rest(&mut cluster);
     cluster
 }
 
@@ -47,12 +60,12 @@ pub fn run(seed: u64, servers: usize, faults: usize) -> Seen {
     let mut cluster = tree_with_clients(seed, servers);
     let mut seen = Seen::default();
     for _ in 0..faults {
-        let calm = cluster.rng.random_range(0..5);
+        let calm = cluster.rng.random_range(0..20);
         publish_for(&mut cluster, calm);
         let victim = cluster.rng.random_range(0..servers);
         hurt(&mut cluster, victim);
         seen.faults += 1;
-        let trouble = cluster.rng.random_range(5..40);
+        let trouble = cluster.rng.random_range(10..150);
         publish_for(&mut cluster, trouble);
         repair(&mut cluster, victim);
         come_to_rest(&mut cluster);
@@ -85,8 +98,9 @@ pub fn half_is_killed(seed: u64, servers: usize) -> Seen {
 
 fn publish_for(cluster: &mut Cluster, ticks: u32) {
     for _ in 0..ticks {
-        for _ in 0..cluster.rng.random_range(0..4) {
-            let client = cluster.rng.random_range(0..cluster.clients());
+        for _ in 0..cluster.rng.random_range(0..3) {
+            let clients = cluster.resuming_clients();
+            let client = *clients.choose(&mut cluster.rng).expect("there are clients");
             cluster.publish_numbered(client);
         }
         cluster.run_for(TICK);
@@ -134,20 +148,31 @@ fn come_to_rest(cluster: &mut Cluster) {
 }
 
 fn everything(cluster: &Cluster) -> BTreeSet<(String, u64)> {
-    let clients = 0..cluster.clients();
-    clients.flat_map(|client| (0..cluster.client(client).published).map(move |n| (format!("c{client}"), n))).collect()
+    let published = |client| (0..cluster.client(client).published).map(move |n| (format!("c{client}"), n));
+    cluster.resuming_clients().into_iter().flat_map(published).collect()
 }
 
-/// The order, and that nothing comes twice, is looked at with every activity that arrives.
+/// Those who stayed or came back have everything. The order, and that nothing comes twice, is looked at with every
+/// activity that arrives.
 fn is_complete(cluster: &Cluster) -> bool {
-    let all = (0..cluster.clients()).map(|client| cluster.client(client).published).sum::<u64>();
-    (0..cluster.clients()).all(|client| cluster.client(client).activities.len() as u64 == all)
+    let all = published(cluster);
+    waiting(cluster).into_iter().all(|client| cluster.client(client).activities.len() as u64 == all)
+}
+
+fn published(cluster: &Cluster) -> u64 {
+    cluster.resuming_clients().into_iter().map(|client| cluster.client(client).published).sum()
+}
+
+/// Clients of extended sessions, and plain ones that have never lost their server.
+fn waiting(cluster: &Cluster) -> Vec<ClientIndex> {
+    let resuming = cluster.resuming_clients();
+    (0..cluster.clients()).filter(|client| resuming.contains(client) || cluster.client(*client).is_in()).collect()
 }
 
 fn what_is_missing(cluster: &Cluster) -> String {
     let all = everything(cluster);
     let mut text = format!("tree: {:?}, acknowledged: {}", cluster.complaint(), cluster.is_all_acknowledged());
-    for client in 0..cluster.clients() {
+    for client in waiting(cluster) {
         let got: BTreeSet<_> = cluster.client(client).activities.iter().cloned().collect();
         let missing: Vec<_> = all.difference(&got).take(5).collect();
         if !missing.is_empty() || !cluster.client(client).is_in() {
@@ -160,9 +185,9 @@ fn what_is_missing(cluster: &Cluster) -> String {
 
 fn check(cluster: &Cluster, seen: &mut Seen) {
     assert!(is_complete(cluster), "{}", what_is_missing(cluster));
-    for client in 0..cluster.clients() {
+    seen.published = published(cluster);
+    for client in cluster.resuming_clients() {
         assert_eq!(cluster.missed_by(client), 0, "client {client} was told of a gap");
-        seen.published += cluster.client(client).published;
         seen.delivered += cluster.client(client).activities.len() as u64;
     }
 }
