@@ -19,6 +19,7 @@ pub struct NodeBuilder {
     parent: Option<SocketAddr>,
     announce_interval: Duration,
     more: Vec<String>,
+    log: Option<String>,
 }
 
 impl Default for NodeBuilder {
@@ -31,6 +32,7 @@ impl Default for NodeBuilder {
             parent: None,
             announce_interval: Duration::from_secs(60),
             more: Vec::new(),
+            log: None,
         }
     }
 }
@@ -85,6 +87,19 @@ impl NodeBuilder {
         self
     }
 
+    /// Speaks the extensions, also without masters.
+    #[must_use]
+    pub fn extended(mut self) -> Self {
+        self.more.push("--extended".to_owned());
+        self
+    }
+
+    /// Logs this much, as RUST_LOG says it.
+    #[must_use]
+    pub fn log(self, level: &str) -> Self {
+        Self { log: Some(level.to_owned()), ..self }
+    }
+
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Process {
         let mut arguments = vec!["-lh".to_owned(), "127.0.0.1".to_owned(), "--bind".to_owned(), "127.0.0.1".to_owned()];
@@ -102,7 +117,10 @@ impl NodeBuilder {
             flag("-rp", parent.port().to_string());
         }
         arguments.extend_from_slice(&self.more);
-        Process::start(node_binary(), arguments)
+        match &self.log {
+            Some(level) => Process::start_logging(node_binary(), arguments, level),
+            None => Process::start(node_binary(), arguments),
+        }
     }
 
     /// Starts the node and waits until it accepts connections.
