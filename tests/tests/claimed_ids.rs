@@ -47,7 +47,8 @@ fn a_second_server_under_an_id_in_use_says_so_and_stays_alone() {
     assert_eq!(second.process.exit_status(), None, "it goes on trying");
     assert_eq!(forest.shape_besides(duplicates), shape);
     drop(second);
-    forest.wait_until_one_tree();
+    // The master remembers the second one for a while.
+    forest.wait_until_activities_reach_everybody();
 }
 
 /// The master points out that there are two of a name, which is right.
