@@ -14,6 +14,7 @@ pub const SECRET: &str = "cluster-secret";
 #[derive(Debug, Clone)]
 pub struct NodeBuilder {
     id: Option<String>,
+    hostname: String,
     port: u16,
     secret: Option<String>,
     parent: Option<SocketAddr>,
@@ -27,6 +28,7 @@ impl Default for NodeBuilder {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         Self {
             id: Some(format!("node-{}", STARTED.fetch_add(1, Ordering::Relaxed))),
+            hostname: Ipv4Addr::LOCALHOST.to_string(),
             port: 0,
             secret: Some(SECRET.to_owned()),
             parent: None,
@@ -48,6 +50,12 @@ impl NodeBuilder {
     #[must_use]
     pub fn without_id(self) -> Self {
         Self { id: None, ..self }
+    }
+
+    /// Tells the others that it is reached at this host, where somebody else must listen and pass on what comes.
+    #[must_use]
+    pub fn hostname(self, hostname: &str) -> Self {
+        Self { hostname: hostname.to_owned(), ..self }
     }
 
     /// Listens on this port.
@@ -102,8 +110,9 @@ impl NodeBuilder {
 
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Process {
-        let mut arguments = vec!["-lh".to_owned(), "127.0.0.1".to_owned(), "--bind".to_owned(), "127.0.0.1".to_owned()];
+        let mut arguments = vec!["--bind".to_owned(), Ipv4Addr::LOCALHOST.to_string()];
         let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        flag("-lh", self.hostname.clone());
         flag("-lp", self.port.to_string());
         flag("-a", self.announce_interval.as_millis().to_string());
         if let Some(id) = &self.id {
