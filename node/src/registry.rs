@@ -14,7 +14,7 @@ use arborcast_proto::wire::{FragmentKey, Reign};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -30,6 +30,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the masters together may take to answer; less than the core waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(400);
+
+/// Between two pieces of advice of one master that are listened to. What a flood of them says waits at the master.
+const ADVICE_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the other masters are waited for once one has named somebody.
+const OTHERS_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// Most candidates that are taken from one master; masters name no more.
+const MAX_CANDIDATES: usize = 16;
 
 /// How often a quiet connection to a master is asked whether it still stands.
 const KEEPALIVE: Duration = Duration::from_secs(2);
@@ -100,7 +109,8 @@ impl Registry {
         });
     }
 
-    /// Asks all masters at once. The first that names somebody is listened to; a bounded time is waited for the others.
+    /// Asks all masters at once. Once one has named somebody the others get a moment to do so as well, and what they name
+    /// is taken in turns: one that lies, at whatever length, can't keep the others from being heard.
     pub(crate) fn find_parent(&self, view: &TreeView) -> impl Future<Output = Vec<Target>> + Send + use<> {
         let request = FindParentRequest {
             node_id: self.template.node_id.clone(),
@@ -111,17 +121,25 @@ impl Registry {
         let mut questions: FuturesUnordered<_> =
             self.clients.iter().cloned().map(|client| client.find_parent(request.clone())).collect();
         async move {
-            let first_useful = async {
-                while let Some(candidates) = questions.next().await {
-                    if !candidates.is_empty() {
-                        return candidates;
-                    }
+            let mut answers: Vec<Vec<Target>> = Vec::new();
+            let mut deadline = Instant::now() + ANSWER_TIMEOUT;
+            while let Ok(Some(candidates)) = timeout_at(deadline, questions.next()).await {
+                if !candidates.is_empty() {
+                    deadline = deadline.min(Instant::now() + OTHERS_TIMEOUT);
+                    answers.push(candidates);
                 }
-                Vec::new()
-            };
-            timeout(ANSWER_TIMEOUT, first_useful).await.unwrap_or_default()
+            }
+            in_turns(answers)
         }
     }
+}
+
+/// The first of each, then the second of each, and so on.
+fn in_turns(answers: Vec<Vec<Target>>) -> Vec<Target> {
+    let mut ranked: Vec<(usize, Target)> =
+        answers.into_iter().flat_map(|answer| answer.into_iter().take(MAX_CANDIDATES).enumerate()).collect();
+    ranked.sort_by_key(|(rank, _)| *rank);
+    ranked.into_iter().map(|(_, target)| target).collect()
 }
 
 impl Client {
@@ -195,7 +213,9 @@ impl Client {
                     info!(master = self.address, id = welcome.master_id, warming = welcome.warming, "master found");
                     continue;
                 }
-                Some(Kind::Fragment(other)) => Inbound::Advised { candidates: targets(other.candidates) },
+                Some(Kind::Fragment(other)) => {
+                    Inbound::Advised { candidates: in_turns(vec![targets(other.candidates)]) }
+                }
                 Some(Kind::Drain(_)) => {
                     info!(master = self.address, "asked to drain");
                     Inbound::Drain
@@ -205,6 +225,7 @@ impl Client {
             if inbox.send(inbound).await.is_err() {
                 return Status::cancelled("the node has stopped");
             }
+            sleep(ADVICE_PAUSE).await;
         }
     }
 }
@@ -297,4 +318,21 @@ fn targets(candidates: Vec<Candidate>) -> Vec<Target> {
         Some(Target { id: candidate.node_id, hostname: candidate.hostname, port })
     };
     candidates.into_iter().filter_map(target).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(id: &str) -> Target {
+        Target { id: id.into(), hostname: "h".into(), port: 1 }
+    }
+
+    #[test]
+    fn a_master_that_names_thousands_does_not_bury_what_another_names() {
+        let lies: Vec<_> = (0..10_000).map(|lie| target(&format!("lie-{lie}"))).collect();
+        let candidates = in_turns(vec![lies, vec![target("right"), target("too")], Vec::new()]);
+        assert_eq!(candidates.len(), MAX_CANDIDATES + 2);
+        assert_eq!((candidates[1].id.as_str(), candidates[3].id.as_str()), ("right", "too"));
+    }
 }

@@ -283,8 +283,18 @@ impl Forest {
     /// which.
     #[track_caller]
     pub fn shape(&self) -> Shape {
+        self.shape_besides(|_| ())
+    }
+
+    /// The same, with something taken out of what the masters say.
+    #[track_caller]
+    pub fn shape_besides(&self, take_out: impl Fn(&mut Topology)) -> Shape {
         wait::until(PATIENCE, || {
-            let mut shapes = self.masters.iter().flatten().map(|master| self.shape_in(&master.topology()?));
+            let mut shapes = self.masters.iter().flatten().map(|master| {
+                let mut topology = master.topology()?;
+                take_out(&mut topology);
+                self.shape_in(&topology)
+            });
             let first = shapes.next().expect("a master is alive")?;
             match shapes.find(|shape| shape.as_ref() != Ok(&first)) {
                 Some(Err(why)) => Err(why),

@@ -7,7 +7,9 @@
 //! - [`node`]: one running server.
 //! - [`tree`]: several, in a shape, that know each other.
 //! - [`master`]: one running master, and what it answers.
+//! - [`fake_master`]: a master played by the test, which lies.
 //! - [`forest`]: masters, and servers that find their places by themselves, to be killed, frozen and drained.
+//! - [`network`]: network namespaces, whose wires can be pulled out.
 //! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
@@ -23,10 +25,12 @@
 
 pub mod calm;
 pub mod cluster;
+pub mod fake_master;
 pub mod forest;
 pub mod invariants;
 pub mod lines;
 pub mod master;
+pub mod network;
 pub mod node;
 pub mod peer;
 pub mod process;

@@ -72,3 +72,21 @@ pub fn lock_allowed(username: &str, secret: &str, server: &str) -> String {
 pub fn nameless_lock_allowed(username: &str, secret: &str) -> String {
     line(&json!({"command": "LOCK_ALLOWED", "username": username, "secret": secret}))
 }
+
+/// AUTHENTICATE of an extended server, unsettled, that is reached at 127.0.0.1, port 1.
+pub fn apply(secret: &str, id: &str, incarnation: u64, attempt: u64) -> String {
+    let node = json!({"protocol": 1, "id": id, "incarnation": incarnation, "attempt": attempt, "hostname": "127.0.0.1",
+        "port": 1, "key": {"root": id}});
+    line(&json!({"command": "AUTHENTICATE", "secret": secret, "node": node}))
+}
+
+/// LINK_REFUSED.
+pub fn link_refused(attempt: u64, reason: &str) -> String {
+    line(&json!({"command": "LINK_REFUSED", "attempt": attempt, "reason": reason, "info": "no"}))
+}
+
+/// LINK_ACCEPTED by a server in the fragment with the smallest of all keys.
+pub fn link_accepted(attempt: u64, id: &str, path: &[&str]) -> String {
+    let tree = json!({"reign": 0, "root": path[0], "path": path});
+    line(&json!({"command": "LINK_ACCEPTED", "attempt": attempt, "id": id, "tree": tree}))
+}

@@ -14,11 +14,13 @@ pub const SECRET: &str = "cluster-secret";
 #[derive(Debug, Clone)]
 pub struct NodeBuilder {
     id: Option<String>,
+    hostname: String,
     port: u16,
     secret: Option<String>,
     parent: Option<SocketAddr>,
     announce_interval: Duration,
     more: Vec<String>,
+    log: Option<String>,
 }
 
 impl Default for NodeBuilder {
@@ -26,11 +28,13 @@ impl Default for NodeBuilder {
         static STARTED: AtomicUsize = AtomicUsize::new(0);
         Self {
             id: Some(format!("node-{}", STARTED.fetch_add(1, Ordering::Relaxed))),
+            hostname: Ipv4Addr::LOCALHOST.to_string(),
             port: 0,
             secret: Some(SECRET.to_owned()),
             parent: None,
             announce_interval: Duration::from_secs(60),
             more: Vec::new(),
+            log: None,
         }
     }
 }
@@ -46,6 +50,12 @@ impl NodeBuilder {
     #[must_use]
     pub fn without_id(self) -> Self {
         Self { id: None, ..self }
+    }
+
+    /// Tells the others that it is reached at this host, where somebody else must listen and pass on what comes.
+    #[must_use]
+    pub fn hostname(self, hostname: &str) -> Self {
+        Self { hostname: hostname.to_owned(), ..self }
     }
 
     /// Listens on this port.
@@ -85,10 +95,24 @@ impl NodeBuilder {
         self
     }
 
+    /// Speaks the extensions, also without masters.
+    #[must_use]
+    pub fn extended(mut self) -> Self {
+        self.more.push("--extended".to_owned());
+        self
+    }
+
+    /// Logs this much, as RUST_LOG says it.
+    #[must_use]
+    pub fn log(self, level: &str) -> Self {
+        Self { log: Some(level.to_owned()), ..self }
+    }
+
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Process {
-        let mut arguments = vec!["-lh".to_owned(), "127.0.0.1".to_owned(), "--bind".to_owned(), "127.0.0.1".to_owned()];
+        let mut arguments = vec!["--bind".to_owned(), Ipv4Addr::LOCALHOST.to_string()];
         let mut flag = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        flag("-lh", self.hostname.clone());
         flag("-lp", self.port.to_string());
         flag("-a", self.announce_interval.as_millis().to_string());
         if let Some(id) = &self.id {
@@ -102,7 +126,10 @@ impl NodeBuilder {
             flag("-rp", parent.port().to_string());
         }
         arguments.extend_from_slice(&self.more);
-        Process::start(node_binary(), arguments)
+        match &self.log {
+            Some(level) => Process::start_logging(node_binary(), arguments, level),
+            None => Process::start(node_binary(), arguments),
+        }
     }
 
     /// Starts the node and waits until it accepts connections.

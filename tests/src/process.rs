@@ -68,11 +68,19 @@ pub struct Process {
 impl Process {
     /// Starts a binary. Its log level is `warn` unless RUST_LOG is set for the test.
     pub fn start(binary: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        let log = std::env::var_os("RUST_LOG").unwrap_or_else(|| "warn".into());
+        Self::start_logging(binary, arguments, &log)
+    }
+
+    /// The same with this log level.
+    pub fn start_logging(
+        binary: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        log: impl AsRef<OsStr>,
+    ) -> Self {
         let mut command = Command::new(binary);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "warn");
-        }
+        command.env("RUST_LOG", log);
         let mut child = command.spawn().expect("the binary can be started");
         let stdout = Capture::of(child.stdout.take().expect("stdout is piped"));
         let stderr = Capture::of(child.stderr.take().expect("stderr is piped"));

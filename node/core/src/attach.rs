@@ -10,7 +10,6 @@ use crate::error::Refusal;
 use crate::event::{Action, CloseReason};
 use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
-use crate::load::OtherServer;
 use crate::node::{Node, Role};
 use crate::timer::Timer;
 
@@ -48,8 +47,10 @@ impl Node {
             return Some(RefusalReason::IdInUse);
         }
         match self.fragment.child_with_id(&request.id) {
-            // A child that comes again has lost its link before we did.
-            Some((_, child)) if child.request < *request => None,
+            // A child that comes again, from where it was, has lost its link before we did.
+            Some((_, child)) if child.request < *request && is_at(&child.hostname, child.port.into(), applicant) => {
+                None
+            }
             Some(_) => Some(RefusalReason::IdInUse),
             None if self.is_elsewhere(applicant) => Some(RefusalReason::IdInUse),
             None if self.is_full() => Some(RefusalReason::Full),
@@ -60,9 +61,7 @@ impl Node {
     /// Whether another server is known under the applicant's id, at another address.
     fn is_elsewhere(&self, applicant: &Applicant) -> bool {
         let known = self.servers.get(&applicant.request.id);
-        let is_there =
-            |server: &OtherServer| server.hostname == applicant.hostname && server.port == i64::from(applicant.port);
-        known.is_some_and(|server| !is_there(server))
+        known.is_some_and(|server| !is_at(&server.hostname, server.port, applicant))
     }
 
     fn is_full(&self) -> bool {
@@ -236,4 +235,9 @@ impl Node {
             self.refuse_applicant(now, connection, &request, RefusalReason::Unconfirmed, out);
         }
     }
+}
+
+/// Whether an applicant says that it is reached there.
+fn is_at(hostname: &str, port: i64, applicant: &Applicant) -> bool {
+    hostname == applicant.hostname && port == i64::from(applicant.port)
 }

@@ -173,11 +173,9 @@ impl Node {
         }
         self.healing.pursuit = Pursuit::Resting;
         let Self { healing, config, .. } = self;
-        if candidates.is_empty() {
-            healing.add_remembered(&config.id);
-        } else {
-            healing.add_candidates(candidates, &config.id);
-        }
+        // Those that are remembered come behind those that the masters name, which may be wrong or made up.
+        healing.add_candidates(candidates, &config.id);
+        healing.add_remembered(&config.id);
         self.try_next(now, out);
     }
 
@@ -281,6 +279,9 @@ impl Node {
 
     /// A candidate that accepts connections and never answers.
     pub(crate) fn on_attempt_timeout(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if let Pursuit::Attaching { target, .. } = &self.healing.pursuit {
+            debug!(parent = target.id, hostname = target.hostname, port = target.port, "no answer in time");
+        }
         self.cancel_attempt(now, out);
         self.try_next(now, out);
     }
