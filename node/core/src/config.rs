@@ -80,6 +80,8 @@ pub struct Extensions {
     pub max_children: usize,
     /// The parent to begin with, if one is configured: host and port.
     pub parent: Option<(String, u16)>,
+    /// Whether to go back below that parent whenever it would take this node in. Default: no.
+    pub prefer_parent: bool,
     /// Servers remembered from the last run, to ask when no master answers.
     pub remembered: Vec<Target>,
     /// For jitter.
@@ -95,6 +97,7 @@ impl Extensions {
             heartbeat_timeout: Duration::from_millis(1500),
             max_children: 8,
             parent: None,
+            prefer_parent: false,
             remembered: Vec::new(),
             seed,
         }
