@@ -11,6 +11,7 @@
 //! - [`peer`]: a client or a server played by the test, line by line; and a parent that a server dials.
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
+//! - [`solo`]: one core, driven by hand.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
@@ -24,6 +25,7 @@ pub mod master;
 pub mod node;
 pub mod peer;
 pub mod process;
+pub mod solo;
 pub mod stage;
 pub mod storm;
 pub mod tree;

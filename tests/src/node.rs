@@ -85,6 +85,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Adds a flag that has no value.
+    #[must_use]
+    pub fn switch(mut self, name: &str) -> Self {
+        self.more.push(name.to_owned());
+        self
+    }
+
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Process {
         let mut arguments = vec!["-lh".to_owned(), "127.0.0.1".to_owned(), "--bind".to_owned(), "127.0.0.1".to_owned()];

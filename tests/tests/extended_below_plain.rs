@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use arborcast_tests::lines;
 use arborcast_tests::node::{Node, NodeBuilder};
-use arborcast_tests::peer::Peer;
+use arborcast_tests::peer::{FakeParent, Peer};
 use arborcast_tests::tree::wait_until_all_know_each_other;
 
 /// An activity from a client of the one reaches a client of the other.
@@ -32,4 +32,31 @@ fn it_joins_there_and_comes_back_when_the_parent_does() {
     wait_until_all_know_each_other(&[&parent, &child]);
     reaches(&parent, &child, 3);
     reaches(&child, &parent, 4);
+}
+
+/// A parent that takes the field `node` for an error, and one that closes the connection for it.
+#[test]
+fn a_parent_that_can_not_bear_the_field_is_joined_without_it() {
+    for says_so in [true, false] {
+        let fake = FakeParent::listen();
+        let process = NodeBuilder::default().parent(fake.address()).flag("--master", "127.0.0.1:1").spawn();
+        // A close may have other reasons than the field: it takes two.
+        for _ in 0..if says_so { 1 } else { 2 } {
+            let mut rejecting = fake.accept();
+            let first = rejecting.expect_command("AUTHENTICATE");
+            assert!(first["node"].is_object(), "{}", first.text());
+            if says_so {
+                rejecting.send(r#"{"command":"INVALID_MESSAGE","info":"there must be no node"}"#);
+            }
+        }
+        let mut link = fake.accept_link();
+        link.send(lines::server_announce("parent", 0, 1));
+        link.expect_announcement();
+        let child = NodeBuilder::default().listening(process);
+        let mut client = Peer::anonymous(child.address());
+        client.send(lines::anonymous_activity(r#"{"tag":1}"#));
+        link.expect("the activity", |line| (line["activity"]["tag"] == 1).then_some(()));
+        link.send(lines::broadcast(r#"{"tag":2}"#));
+        client.expect("the activity", |line| (line["activity"]["tag"] == 2).then_some(()));
+    }
 }

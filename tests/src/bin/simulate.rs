@@ -27,10 +27,13 @@ struct Cli {
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     first: u64,
+    /// Half of the servers prefer some other one as their parent, and go back to it
+    #[arg(long)]
+    homing: bool,
 }
 
 fn main() -> ExitCode {
-    let Cli { nodes, seeds, first } = Cli::parse();
+    let Cli { nodes, seeds, first, homing } = Cli::parse();
     let (next, done, failed, checks) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let last = first.saturating_add(seeds);
     let start = Instant::now();
@@ -38,11 +41,13 @@ fn main() -> ExitCode {
         while let seed = next.fetch_add(1, Ordering::Relaxed)
             && seed < last
         {
-            match catch_unwind(|| storm::run(seed, nodes.into())) {
+            let run = if homing { storm::run_homing } else { storm::run };
+            match catch_unwind(|| run(seed, nodes.into())) {
                 Ok(observed) => drop(checks.fetch_add(observed, Ordering::Relaxed)),
                 Err(_) => {
                     failed.fetch_add(1, Ordering::Relaxed);
-                    println!("failed: cargo simulate -- --nodes {nodes} --first {seed} --seeds 1");
+                    let homing = if homing { " --homing" } else { "" };
+                    println!("failed: cargo simulate -- --nodes {nodes} --first {seed} --seeds 1{homing}");
                 }
             }
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
