@@ -96,6 +96,19 @@ fn advice_to_ask_oneself_is_passed_over_and_ends_the_round() {
     solo.attach(2);
 }
 
+/// Masters may name only servers that can't be reached from here, for ever.
+#[test]
+fn after_a_round_in_vain_the_servers_that_are_remembered_are_tried_as_well() {
+    let mut solo = Solo::new(|extensions| extensions.remembered = vec![target(3)]);
+    solo.advise(&[2]);
+    solo.fail_dial(2);
+    assert!(solo.next_dial().is_none());
+    solo.advise(&[2]);
+    solo.fail_dial(2);
+    let (remembered, first) = solo.connect(3);
+    solo.take_in(remembered, &first, 3);
+}
+
 #[test]
 fn whoever_refuses_can_name_others_who_are_tried_behind_those_that_are_there() {
     let mut solo = Solo::new(|_| {});

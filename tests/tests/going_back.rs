@@ -78,6 +78,25 @@ fn if_it_is_not_taken_in_after_all_it_goes_back_to_the_parent_that_it_left() {
     assert_eq!(solo.closed(former), Some(CloseReason::Moved));
 }
 
+/// Whoever confirms leaves a former parent first, which may be in the fragment that comes below (Q4). A successor does not,
+/// and this one was a successor once.
+#[test]
+fn who_confirms_a_request_on_the_way_leaves_the_parent_that_it_had() {
+    let (mut solo, named_it) = elsewhere();
+    solo.receive(named_it, &Message::ServerQuit { target: None });
+    let parent = solo.attach(91);
+    answer(&mut solo, position(&[HOME]));
+    answer(&mut solo, position(&[HOME]));
+    let (on_the_way, _) = solo.connect(HOME);
+    assert_eq!(solo.closed(parent), None);
+    let child = solo.accept(&authenticate(Some(applicant(10))));
+    assert!(matches!(solo.next_sent(child), Some(Message::LinkAccepted { .. })));
+    assert_eq!((solo.closed(parent), solo.closed(on_the_way)), (Some(CloseReason::Moved), Some(CloseReason::Moved)));
+    solo.pass(Duration::from_secs(1));
+    let (back, first) = solo.connect(91);
+    solo.take_in(back, &first, 91);
+}
+
 #[test]
 fn it_stays_for_a_server_below_it_in_another_fragment_or_of_the_plain_protocol() {
     let (mut solo, _) = elsewhere();

@@ -252,10 +252,11 @@ impl Node {
         }
         self.healing.pursuit = Pursuit::Resting;
         let Self { healing, config, .. } = self;
-        if candidates.is_empty() {
+        // Masters may name only those that this node can't reach, and go on doing so.
+        let is_enough = !candidates.is_empty() && healing.failures == 0;
+        healing.add_candidates(candidates, &config.id);
+        if !is_enough {
             healing.add_remembered(&config.id);
-        } else {
-            healing.add_candidates(candidates, &config.id);
         }
         self.try_next(now, out);
     }
@@ -430,7 +431,7 @@ impl Node {
     /// the way of the plain protocol.
     pub(crate) fn dial_without_node_field(&mut self, now: Instant, out: &mut Vec<Action>) {
         if let Some(target) = self.healing.configured.clone() {
-            info!(hostname = target.hostname, port = target.port, "the parent may not know the extensions: once more");
+            debug!(hostname = target.hostname, port = target.port, "the parent may not know the extensions: once more");
             self.try_candidate(now, target, Manner::Plain, out);
         }
     }

@@ -307,8 +307,8 @@ impl Node {
         self.on_allowances_lost(now, link, out);
         if was_parent {
             self.on_parent_lost(now, out);
-        } else {
-            // It may have been a plain parent, which kept this node from looking for another.
+        } else if lost_link.is_to_parent && !lost_link.is_extended {
+            // A plain parent kept this node from looking for another.
             self.seek(now, out);
         }
     }
