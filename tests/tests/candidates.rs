@@ -38,7 +38,7 @@ fn take_in(solo: &mut Solo, parent: ConnectionId, port: u16) -> ConnectionId {
 #[test]
 fn each_way_to_fail_leads_to_the_next_candidate() {
     let mut solo = Solo::new(|_| {});
-    solo.advise(&[2, 3, 4, 5, 6, 7, 8]);
+    solo.advise(&[2, 3, 4, 5, 6, 7, 8, 9]);
     solo.fail_dial(2);
 
     let (refuses, first) = solo.connect(3);
@@ -54,8 +54,11 @@ fn each_way_to_fail_leads_to_the_next_candidate() {
     solo.receive_text(garbage, "HTTP/1.1 400 Bad Request");
     assert_eq!(solo.closed(garbage), Some(CloseReason::InvalidMessage));
 
-    let (closes, _) = solo.connect(6);
-    solo.hang_up(closes);
+    let (misplaced, first) = solo.connect(6);
+    // X6d: this server did not only ask.
+    let possible = Message::LinkPossible { attempt: attempt_of(&first), id: id_of(6), tree: position(&[6]) };
+    solo.receive(misplaced, &possible);
+    assert_eq!(solo.closed(misplaced), Some(CloseReason::InvalidMessage));
 
     let (wrong_secret, _) = solo.connect(7);
     solo.receive(wrong_secret, &Message::AuthenticationFail { info: "no".into() });
@@ -65,8 +68,11 @@ fn each_way_to_fail_leads_to_the_next_candidate() {
     solo.receive(plain, &announce(8));
     assert_eq!(solo.closed(plain), Some(CloseReason::InvalidMessage));
 
+    let (closes, _) = solo.connect(9);
+    solo.hang_up(closes);
+
     assert!(solo.next_dial().is_none(), "all were tried");
-    solo.attach(9);
+    solo.attach(10);
 }
 
 #[test]

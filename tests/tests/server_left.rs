@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use arborcast_core::{ConnectionId, Event};
+use arborcast_core::{CloseReason, ConnectionId, Event};
 use arborcast_proto::wire::message::{Applicant, AttachAnswer};
 use arborcast_proto::wire::{Credentials, Message};
 use arborcast_tests::cluster::Cluster;
@@ -30,7 +30,8 @@ struct Middle {
 
 impl Middle {
     fn new() -> Self {
-        let mut solo = Solo::new(|_| {});
+        // These neighbours send no heartbeats.
+        let mut solo = Solo::new(|extensions| extensions.heartbeat_timeout = Duration::from_secs(100));
         let parent = solo.attach(90);
         solo.receive(parent, &announce(90));
         let children = [10, 11].map(|port| take_in(&mut solo, parent, applicant(port)));
@@ -108,6 +109,20 @@ fn plain_neighbours_are_not_told() {
     assert!(middle.solo.all_sent(plain).is_empty());
 }
 
+/// X6: only over extended links.
+#[test]
+fn strangers_and_plain_servers_may_not_say_it() {
+    let mut middle = Middle::new();
+    let plain = middle.solo.accept(&authenticate(None));
+    middle.solo.receive(plain, &left(10));
+    let stranger = middle.solo.accept(&left(10));
+    for connection in [plain, stranger] {
+        assert!(matches!(middle.solo.all_sent(connection).pop(), Some(Message::InvalidMessage { .. })));
+        assert_eq!(middle.solo.closed(connection), Some(CloseReason::InvalidMessage));
+    }
+    assert!(middle.knows(10));
+}
+
 #[test]
 fn a_registration_no_longer_waits_for_who_left() {
     let mut middle = Middle::new();
@@ -131,11 +146,11 @@ fn a_draining_server_says_so_of_itself_and_announces_itself_no_more() {
     for link in [middle.parent, middle.children[0], middle.children[1]] {
         assert!(middle.solo.all_sent(link).contains(&me));
     }
-    middle.solo.pass(Duration::from_millis(1000));
     middle.solo.hang_up(middle.children[0]);
     assert!(middle.told(10).is_empty(), "it was asked to leave, and lives");
     let is_announcement = |message: &Message| matches!(message, Message::ServerAnnounce(_));
-    middle.solo.pass(Duration::from_millis(500));
+    // Longer than an announcement interval.
+    middle.solo.pass(Duration::from_secs(6));
     assert!(!middle.solo.all_sent(middle.parent).iter().any(is_announcement));
 }
 
