@@ -85,6 +85,9 @@ pub struct Cli {
     /// Speak the extensions also without masters: find a new parent among the servers that are remembered
     #[arg(long)]
     extended: bool,
+    /// Go back below the server of -rh whenever it would take this one in; needs --master or --extended
+    #[arg(long, requires = "remote_hostname")]
+    prefer_parent: bool,
     /// Most child servers
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_children: u32,
@@ -146,6 +149,9 @@ impl Cli {
         if self.heartbeat_interval.is_zero() || self.heartbeat_timeout < 3 * self.heartbeat_interval {
             return Err(unusable("--heartbeat-timeout must be at least three times --heartbeat-interval"));
         }
+        if !is_extended && self.prefer_parent {
+            return Err(unusable("--prefer-parent needs --master or --extended: a plain node never moves"));
+        }
         if !is_extended && self.data_dir.is_some() {
             return Err(unusable("--data-dir needs --master or --extended: a plain node has nothing to keep there"));
         }
@@ -166,6 +172,7 @@ impl Cli {
             heartbeat_timeout: self.heartbeat_timeout,
             max_children: usize::try_from(self.max_children).unwrap_or(usize::MAX),
             parent: parent.clone(),
+            prefer_parent: self.prefer_parent,
             remembered: memory.servers,
             log_bytes: self.log_bytes,
             retention: self.retention,
@@ -302,6 +309,8 @@ mod tests {
             ("--login-timeout soon", "soon"),
             ("--frobnicate", "--frobnicate"),
             ("--secret-file /nowhere/at/all -lp 1", "/nowhere/at/all"),
+            ("-s x --extended --prefer-parent", "--remote-hostname"),
+            ("-s x -rh there --prefer-parent", "--extended"),
         ] {
             let error = read(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

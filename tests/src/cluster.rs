@@ -234,21 +234,36 @@ impl Cluster {
 
     /// Starts a server that speaks the extensions and finds its place by itself.
     pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
-        // Seldom enough that long runs are short.
-        let extensions = Extensions {
-            heartbeat_interval: Duration::from_secs(1),
-            heartbeat_timeout: Duration::from_secs(3),
-            max_children,
-            ..Extensions::new(1, self.rng.random())
-        };
+        let extensions = self.extensions(max_children);
         self.add_extended_server_with(extensions)
+    }
+
+    /// The same, and it goes back below the server at the place `preferred` whenever that would take it in.
+    pub fn add_homing_server(&mut self, max_children: usize, preferred: ServerIndex) -> ServerIndex {
+        let parent = Some(("sim".to_owned(), preferred as u16 + 1));
+        let extensions = Extensions { parent, prefer_parent: true, ..self.extensions(max_children) };
+        // A configured parent that does not answer is given two intervals.
+        self.start_extended(extensions, Duration::from_secs(20))
     }
 
     /// The same, with these settings.
     pub fn add_extended_server_with(&mut self, extensions: Extensions) -> ServerIndex {
+        self.start_extended(extensions, self.announce_interval)
+    }
+
+    fn extensions(&mut self, max_children: usize) -> Extensions {
+        // Seldom enough that long runs are short.
+        Extensions {
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(3),
+            max_children,
+            ..Extensions::new(1, self.rng.random())
+        }
+    }
+
+    fn start_extended(&mut self, extensions: Extensions, announce_interval: Duration) -> ServerIndex {
         let index = self.servers.len();
         let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
-        let announce_interval = self.announce_interval;
         self.start(Config { extensions: Some(extensions), announce_interval, ..config });
         if !std::mem::replace(&mut self.is_reporting, true) {
             self.arrive_at(self.now, Delivery::Reports);
@@ -452,6 +467,37 @@ impl Cluster {
     pub fn roots(&self) -> Vec<ServerIndex> {
         let is_root = |server: &ServerIndex| self.is_alive(*server) && self.parent(*server).is_none();
         (0..self.servers.len()).filter(is_root).collect()
+    }
+
+    /// The server that another one prefers as its parent.
+    fn preferred(&self, server: ServerIndex) -> Option<ServerIndex> {
+        let extensions = self.servers[server].config.extensions.as_ref().filter(|own| own.prefer_parent)?;
+        let (_, port) = extensions.parent.as_ref()?;
+        usize::from(*port).checked_sub(1)
+    }
+
+    /// Whether a server is below the one that it prefers.
+    pub fn is_home(&self, server: ServerIndex) -> bool {
+        self.is_alive(server) && self.parent(server).is_some() && self.parent(server) == self.preferred(server)
+    }
+
+    /// Whether a server prefers one that lives, has room, and is not below it.
+    pub fn could_go_home(&self, server: ServerIndex) -> bool {
+        let Some(preferred) = self.preferred(server).filter(|_| self.is_alive(server)) else { return false };
+        let (children, max_children) = self.children(preferred);
+        self.is_alive(preferred) && children < max_children && !self.is_below(preferred, server)
+    }
+
+    /// Whether a server is below another one, however far.
+    pub fn is_below(&self, server: ServerIndex, above: ServerIndex) -> bool {
+        std::iter::successors(self.parent(server), |at| self.parent(*at)).any(|at| at == above)
+    }
+
+    /// How many children a server has, and how many it takes.
+    pub fn children(&self, server: ServerIndex) -> (usize, usize) {
+        let entry = &self.servers[server];
+        let max_children = entry.config.extensions.as_ref().map_or(0, |extensions| extensions.max_children);
+        (entry.core.tree_view().children.len(), max_children)
     }
 
     /// Whether all live servers are one tree in which parents and children agree.

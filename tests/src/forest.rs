@@ -153,6 +153,38 @@ impl Forest {
         forest
     }
 
+    /// One more server, started in a special way; its id, the masters and the number of children are filled in.
+    #[track_caller]
+    pub fn join(&mut self, builder: &NodeBuilder) -> Place {
+        let place = self.members.len();
+        let id = format!("tree-{place}");
+        let masters = self.master_addresses.iter();
+        let builder = masters.fold(builder.clone().id(&id), |builder, master| builder.flag("--master", master));
+        self.members.push(Member {
+            builder: builder.announce_every(Duration::from_millis(500)).flag("--max-children", 2),
+            id,
+            node: None,
+            is_frozen: false,
+            client: None,
+            numbers: Vec::new(),
+        });
+        self.start(place);
+        place
+    }
+
+    /// Waits until a master sees a server below that one, which it may prefer and go back to after some pauses.
+    #[track_caller]
+    pub fn wait_until_below(&self, place: Place, parent: Place) {
+        wait::until(3 * PATIENCE, || {
+            let topology = self.master().topology()?;
+            let mut reports = topology.nodes.iter().filter_map(|node| node.report.as_ref());
+            match reports.find(|report| report.node_id == self.id(place)) {
+                Some(report) if report.parent_id == self.id(parent) => Ok(()),
+                other => Err(format!("not below {}: {other:?}", self.id(parent))),
+            }
+        });
+    }
+
     /// Starts a server: for the first time, or again at its old address and under its old id.
     #[track_caller]
     pub fn start(&mut self, place: Place) {

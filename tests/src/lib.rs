@@ -14,6 +14,7 @@
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
 //! - [`simulated_masters`]: the masters in such a tree, which lie, lag and disagree.
+//! - [`solo`]: one core, driven by hand.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
@@ -38,6 +39,7 @@ pub mod promises;
 pub mod resuming;
 pub mod seeds;
 pub mod simulated_masters;
+pub mod solo;
 pub mod stage;
 pub mod storm;
 pub mod tree;

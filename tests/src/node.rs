@@ -108,6 +108,13 @@ impl NodeBuilder {
         Self { log: Some(level.to_owned()), ..self }
     }
 
+    /// Adds a flag that has no value.
+    #[must_use]
+    pub fn switch(mut self, name: &str) -> Self {
+        self.more.push(name.to_owned());
+        self
+    }
+
     /// Starts the process and does not wait for anything.
     pub fn spawn(&self) -> Process {
         let mut arguments = vec!["--bind".to_owned(), Ipv4Addr::LOCALHOST.to_string()];

@@ -16,6 +16,10 @@ use crate::simulated_masters::Character;
 /// of the advice they get is wrong.
 const PATIENCE: Duration = Duration::from_secs(300);
 
+/// How long it may take until everybody is where it prefers to be. Pauses are up to a minute, and one may have to wait for
+/// another to leave.
+const HOMING_PATIENCE: Duration = Duration::from_secs(1200);
+
 /// How long the tree must stay as it is.
 const CALM: Duration = Duration::from_secs(30);
 
@@ -44,23 +48,28 @@ pub fn forest_with_masters(seed: u64, servers: usize) -> Cluster {
     cluster
 }
 
+/// Servers that start at the same time, where half of the servers prefer some other one as their parent.
+pub fn homing_forest(seed: u64, servers: usize) -> Cluster {
+    let mut cluster = Cluster::new(seed);
+    for server in 0..servers {
+        let max_children = cluster.rng.random_range(1..5);
+        let preferred = cluster.rng.random_range(0..servers);
+        if preferred == server || cluster.rng.random() {
+            cluster.add_extended_server(max_children);
+        } else {
+            cluster.add_homing_server(max_children, preferred);
+        }
+    }
+    cluster
+}
+
 /// Runs one storm, and returns how often something was checked.
 ///
 /// # Panics
 /// When something does not hold.
 pub fn run(seed: u64, servers: usize) -> u64 {
     let mut cluster = forest_with_masters(seed, servers);
-    for _ in 0..15 {
-        // Now and then several at once, the next while the last is still being healed.
-        let pause = Duration::from_millis(cluster.rng.random_range(0..6000));
-        cluster.run_for(pause);
-        for _ in 0..cluster.rng.random_range(1..6) * servers.div_ceil(12) {
-            fault(&mut cluster);
-            let pause = Duration::from_millis(cluster.rng.random_range(0..300));
-            cluster.run_for(pause);
-        }
-    }
-    end_faults(&mut cluster);
+    rage(&mut cluster);
     if cluster.rng.random_bool(0.3) {
         stand_apart(&mut cluster, 2);
         settle(&mut cluster);
@@ -68,6 +77,45 @@ pub fn run(seed: u64, servers: usize) -> u64 {
     }
     settle(&mut cluster);
     cluster.invariants.observations
+}
+
+/// Runs one storm over servers that go back to a preferred parent, each of which is there in the end unless that one is
+/// dead, full or below it. Returns how often the tree was checked.
+///
+/// # Panics
+/// When something does not hold.
+pub fn run_homing(seed: u64, servers: usize) -> u64 {
+    let mut cluster = homing_forest(seed, servers);
+    rage(&mut cluster);
+    cluster.run_until_trees(PATIENCE);
+    // Some have just lost a parent and don't know it yet.
+    cluster.run_for(CALM);
+    let is_settled = |cluster: &Cluster| {
+        cluster.is_one_tree() && (0..servers).all(|server| cluster.is_home(server) || !cluster.could_go_home(server))
+    };
+    cluster.run_until("all are where they prefer to be", HOMING_PATIENCE, is_settled);
+    let places = |cluster: &Cluster| (0..servers).map(|server| cluster.parent(server)).collect::<Vec<_>>();
+    let before = places(&cluster);
+    cluster.run_for(HOMING_PATIENCE);
+    assert!(cluster.is_one_tree(), "it does not stay one tree");
+    assert_eq!(places(&cluster), before, "somebody moves though nothing has happened");
+    cluster.invariants.observations
+}
+
+/// Faults of all kinds, and then one tree.
+fn rage(cluster: &mut Cluster) {
+    let servers = cluster.servers();
+    for _ in 0..15 {
+        // Now and then several at once, the next while the last is still being healed.
+        let pause = Duration::from_millis(cluster.rng.random_range(0..6000));
+        cluster.run_for(pause);
+        for _ in 0..cluster.rng.random_range(1..6) * servers.div_ceil(12) {
+            fault(cluster);
+            let pause = Duration::from_millis(cluster.rng.random_range(0..300));
+            cluster.run_for(pause);
+        }
+    }
+    end_faults(cluster);
 }
 
 /// Cuts the network into so many parts. Each server is in any of them, and so is each master.

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 
 use arborcast_proto::registry::NodeState;
 use arborcast_tests::forest::{Forest, Place, Shape};
-use arborcast_tests::node::NodeBuilder;
+use arborcast_tests::lines;
+use arborcast_tests::node::{Node, NodeBuilder, SECRET};
+use arborcast_tests::peer::Peer;
+use arborcast_tests::process::Signal;
 use arborcast_tests::wait::{self, PATIENCE};
 
 /// Tells a server of a tree of seven to stop while a leaf elsewhere publishes: it ends by itself, and the others are one
@@ -82,4 +85,36 @@ fn a_second_signal_ends_a_node_that_waits_for_a_child() {
     // A drain that ends by itself, if only after its grace time, ends with 0.
     let status = forest.wait_exit(victim);
     assert_eq!(status.code(), Some(1), "{status}");
+}
+
+/// A child played by the test, which never leaves by itself and sends no heartbeats.
+#[track_caller]
+fn child(node: &Node, id: &str) -> Peer {
+    let mut child = Peer::connect(node.address());
+    child.send(format!(
+        r#"{{"command":"AUTHENTICATE","secret":"{SECRET}","node":{{"protocol":1,"id":"{id}","incarnation":1,"attempt":1,"hostname":"127.0.0.1","port":1,"key":{{"root":"{id}"}}}}}}"#
+    ));
+    child.expect_command("LINK_ACCEPTED");
+    child
+}
+
+/// Who comes while a server drains is told clearly that this is no place to stay.
+#[test]
+fn a_draining_server_takes_no_new_links_and_no_new_users() {
+    let patient = NodeBuilder::default().id("a").flag("--master", "127.0.0.1:1").flag("--heartbeat-timeout", "60s");
+    let mut draining = patient.start();
+    let (mut successor, mut waited_for) = (child(&draining, "b"), child(&draining, "c"));
+    draining.process.signal(Signal::SIGTERM);
+    for child in [&mut successor, &mut waited_for] {
+        child.expect("the word that it leaves", |line| (line.command() == "SERVER_LEFT").then_some(()));
+        child.expect("the word that it stops", |line| (line.command() == "SERVER_QUIT").then_some(()));
+    }
+    let mut plain = Peer::connect(draining.address());
+    plain.send(lines::authenticate(SECRET));
+    assert!(plain.expect_last("INVALID_MESSAGE").info().contains("about to stop"));
+    let mut user = Peer::connect(draining.address());
+    user.send(lines::register("aaron", "s3"));
+    assert!(user.expect_last("REGISTER_FAILED").info().contains("about to stop"));
+    drop(waited_for);
+    assert_eq!(draining.process.wait_exit(PATIENCE).code(), Some(0));
 }

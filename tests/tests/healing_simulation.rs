@@ -31,6 +31,12 @@ fn after_a_storm_there_is_one_tree_and_there_was_never_a_cycle() {
     for_seeds(0..200, |seed| assert!(storm::run(seed, 12) > 20));
 }
 
+/// Going back to a preferred parent is subject to the same rules. It ends, and happens where it can.
+#[test]
+fn after_a_storm_servers_are_where_they_prefer_to_be_and_stay_there() {
+    for_seeds(0..60, |seed| assert!(storm::run_homing(seed, 12) > 20));
+}
+
 #[test]
 fn larger_trees_heal_as_well() {
     for_seeds(0..5, |seed| assert!(storm::run(seed, 50) > 100));

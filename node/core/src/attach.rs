@@ -3,11 +3,12 @@
 use std::time::Instant;
 
 use arborcast_proto::wire::Message;
-use arborcast_proto::wire::message::{Applicant, AttachAnswer, AttachRequest, RefusalReason, Request};
-use tracing::{debug, info};
+use arborcast_proto::wire::message::{Applicant, AttachAnswer, AttachRequest, RefusalReason, Request, Target};
+use tracing::{debug, info, warn};
 
 use crate::error::Refusal;
 use crate::event::{Action, CloseReason};
+use crate::healing::{MAX_TARGETS, PROTOCOL};
 use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
 use crate::node::{Node, Role};
@@ -26,12 +27,23 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let refused = self.refusal_at_the_door(&applicant);
+        if refused == Some(RefusalReason::Protocol) {
+            let (node, protocol) = (&applicant.request.id, applicant.protocol);
+            if self.healing.may_warn_of_protocol(now) {
+                warn!(%connection, node, protocol, own = PROTOCOL, "a node with another version can't be taken in");
+            }
+        }
         if let Some(entry) = self.connections.get_mut(&connection) {
             entry.role = Role::Applicant(applicant.clone());
         }
         self.timers.stop(&Timer::Identify(connection));
         if let Some(reason) = refused {
             return self.refuse_applicant(now, connection, &applicant.request, reason, out);
+        }
+        if applicant.probe {
+            let (attempt, id) = (applicant.request.attempt, self.config.id.clone());
+            self.send(connection, &Message::LinkPossible { attempt, id, tree: self.fragment.position() }, out);
+            return self.close(now, connection, CloseReason::Probed, out);
         }
         self.timers.set(Timer::Applicant(connection), now + self.heartbeat_timeout());
         self.climb(now, applicant, Vec::new(), out);
@@ -40,11 +52,17 @@ impl Node {
     /// What this node can say without asking anybody.
     fn refusal_at_the_door(&self, applicant: &Applicant) -> Option<RefusalReason> {
         let request = &applicant.request;
+        if applicant.protocol != PROTOCOL {
+            return Some(RefusalReason::Protocol);
+        }
         if self.is_draining() {
             return Some(RefusalReason::Draining);
         }
         if request.id == self.config.id {
             return Some(RefusalReason::IdInUse);
+        }
+        if self.fragment.is_below(&request.id) {
+            return Some(RefusalReason::OwnSubtree);
         }
         match self.fragment.child_with_id(&request.id) {
             // A child that comes again, from where it was, has lost its link before we did.
@@ -183,17 +201,18 @@ impl Node {
         if self.fragment.is_root() {
             // We may have become a root after the request went up; the same rule, then.
             self.cancel_attempt(now, out);
+            self.leave_former_parents_that_may_come_below(now, out);
         }
         if let Some((former, _)) = self.fragment.child_with_id(&applicant.request.id) {
             self.close(now, former, CloseReason::Moved, out);
         }
         info!(child = applicant.request.id, %connection, "took a child in");
         self.timers.stop(&Timer::Applicant(connection));
-        let attempt = applicant.request.attempt;
+        let (attempt, child) = (applicant.request.attempt, applicant.request.id.clone());
         let has_settled = self.fragment.adopt(connection, applicant);
         let accepted = Message::LinkAccepted { attempt, id: self.config.id.clone(), tree: self.fragment.position() };
         self.send(connection, &accepted, out);
-        self.become_link(now, connection, Link::from_extended_child(now), out);
+        self.become_link(now, connection, Link::from_extended_child(now, child), out);
         if let Some(relay) = &mut self.relay {
             relay.is_new = false;
         }
@@ -224,8 +243,28 @@ impl Node {
     ) {
         debug!(%connection, node = request.id, ?reason, "attachment refused");
         let info = Refusal::attachment_info(reason).to_owned();
-        self.send(connection, &Message::LinkRefused { attempt: request.attempt, reason, info }, out);
+        let targets = self.where_else(reason, &request.id);
+        self.send(connection, &Message::LinkRefused { attempt: request.attempt, reason, info, targets }, out);
         self.close(now, connection, CloseReason::LinkRefused, out);
+    }
+
+    /// Where a refused applicant could try: below one of our children, or where our own children go when we stop.
+    fn where_else(&mut self, reason: RefusalReason, applicant: &str) -> Vec<Target> {
+        let mut targets: Vec<Target> = match reason {
+            RefusalReason::Full => self.fragment.children().map(|(_, child)| child.target()).collect(),
+            RefusalReason::Draining if self.is_draining() => {
+                let successor = self.successor.and_then(|link| self.fragment.child(link)).map(Applicant::target);
+                self.fragment.parent().map(|parent| parent.target.clone()).or(successor).into_iter().collect()
+            }
+            _ => Vec::new(),
+        };
+        targets.retain(|target| target.id != applicant);
+        // Not all to the same one.
+        let count = targets.len();
+        let first = self.healing.below(count as u64) as usize;
+        targets.rotate_left(first.min(count));
+        targets.truncate(MAX_TARGETS);
+        targets
     }
 
     /// The way to the root is broken, or it is slow.

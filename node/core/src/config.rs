@@ -80,6 +80,8 @@ pub struct Extensions {
     pub max_children: usize,
     /// The parent to begin with, if one is configured: host and port.
     pub parent: Option<(String, u16)>,
+    /// Whether to go back below that parent whenever it would take this node in. Default: no.
+    pub prefer_parent: bool,
     /// Servers remembered from the last run, to ask when no master answers.
     pub remembered: Vec<Target>,
     /// Bytes of activities that are kept for those who come back. Default 64 MiB.
@@ -100,6 +102,7 @@ impl Extensions {
             heartbeat_timeout: Duration::from_millis(1500),
             max_children: 8,
             parent: None,
+            prefer_parent: false,
             remembered: Vec::new(),
             log_bytes: 64 << 20,
             retention: Duration::from_secs(600),

@@ -27,8 +27,11 @@ impl Node {
         info!(load = self.sessions, children = self.fragment.children().count(), "draining");
         self.draining = true;
         self.cancel_attempt(now, out);
+        self.stop_homing(now, out);
         self.timers.stop(&Timer::Seek);
         self.timers.set(Timer::DrainGrace, now + GRACE);
+        // Before anybody is sent elsewhere: nobody should be sent here in turn.
+        self.tell_server_left(&self.config.id, None, out);
         self.send_children_elsewhere(out);
         self.send_clients_elsewhere(now, out);
         self.finish_drain_if_empty(out);
@@ -44,7 +47,7 @@ impl Node {
                 let Some((link, child)) = successor else { return };
                 self.successor = Some(link);
                 self.send(link, &Message::ServerQuit { target: None }, out);
-                Target { id: child.request.id.clone(), hostname: child.hostname.clone(), port: child.port }
+                child.target()
             }
         };
         for (child, _) in self.fragment.children().filter(|(link, _)| Some(*link) != self.successor) {

@@ -78,6 +78,12 @@ pub(crate) enum Refusal {
     /// The name and secret are too long for the lock messages.
     #[error("the username and secret are too long to be registered")]
     CredentialsTooLong,
+    /// AUTHENTICATE of a plain server while this one drains.
+    #[error("this server is about to stop and takes no new links")]
+    NoNewLinks,
+    /// REGISTER while this server drains.
+    #[error("{} could not be registered: this server is about to stop; try another one", quote(.username))]
+    NoNewUsers { username: String },
     /// A bound on what this server keeps is reached.
     #[error("this server can't take more registrations at the moment")]
     NoRoom,
@@ -109,6 +115,8 @@ impl Refusal {
     pub(crate) fn attachment_info(reason: RefusalReason) -> &'static str {
         match reason {
             RefusalReason::Draining => "this server is about to stop",
+            RefusalReason::Other => "no reason that this server knows",
+            RefusalReason::Protocol => "this server speaks another version of the extensions",
             RefusalReason::Full => "this server has no place for another child",
             RefusalReason::IdInUse => "another server with this id is there",
             RefusalReason::KeyNotSmaller => "the fragment here does not rule the asking one",
@@ -133,15 +141,18 @@ impl Refusal {
             | Self::BroadcastTooLong { .. }
             | Self::TooManyUnacknowledged { .. }
             | Self::Unnamed
+            | Self::NoNewLinks
             | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
             Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
             Self::WrongClusterSecret(_) | Self::ActivityBeforeLogin | Self::OtherAuthor => {
                 (Message::AuthenticationFail { info }, CloseReason::AuthenticationFail)
             }
             Self::WrongSecret => (Message::LoginFailed { info }, CloseReason::LoginFailed),
-            Self::NameTaken { .. } | Self::NotAgreedInTime { .. } | Self::CredentialsTooLong | Self::NoRoom => {
-                (Message::RegisterFailed { info }, CloseReason::RegisterFailed)
-            }
+            Self::NameTaken { .. }
+            | Self::NotAgreedInTime { .. }
+            | Self::CredentialsTooLong
+            | Self::NoNewUsers { .. }
+            | Self::NoRoom => (Message::RegisterFailed { info }, CloseReason::RegisterFailed),
         }
     }
 }

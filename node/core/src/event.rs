@@ -214,6 +214,8 @@ pub enum CloseReason {
     Moved,
     /// The server got LINK_REFUSED.
     LinkRefused,
+    /// The server asked whether it would be taken in, and got LINK_POSSIBLE.
+    Probed,
     /// Nothing was heard over the link for too long.
     Silent,
     /// This node is stopping.

@@ -68,9 +68,14 @@ impl Fragment {
         self.children().find(|(_, child)| child.request.id == id)
     }
 
+    /// Whether this node stands below that one, or is it.
+    pub(crate) fn is_below(&self, id: &str) -> bool {
+        self.path.iter().any(|above| above == id)
+    }
+
     /// Whether somebody with this key may come below this node, as far as this node can tell.
     pub(crate) fn judge(&self, applicant: &Applicant) -> Result<(), RefusalReason> {
-        if self.path.contains(&applicant.request.id) {
+        if self.is_below(&applicant.request.id) {
             return Err(RefusalReason::OwnSubtree);
         }
         if self.key < applicant.key { Ok(()) } else { Err(RefusalReason::KeyNotSmaller) }
@@ -143,6 +148,7 @@ mod tests {
             hostname: "h".into(),
             port: 1,
             key: key(reign, id),
+            probe: false,
         }
     }
 

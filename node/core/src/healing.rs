@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::message::{Applicant, RefusalReason, Request, Sender, Target, TreePosition};
 use arborcast_proto::wire::{Message, Reign};
 use bytes::Bytes;
 use rand_pcg::Pcg64Mcg;
 use rand_pcg::rand_core::{Rng as _, SeedableRng as _};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::config::Extensions;
 use crate::error::Refusal;
@@ -24,7 +25,7 @@ use crate::node::{Connection, Node, Role};
 use crate::timer::Timer;
 
 /// The version of the extensions that this node speaks.
-const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 1;
 
 /// How long the masters' answer is waited for.
 const MASTERS_TIMEOUT: Duration = Duration::from_millis(500);
@@ -37,6 +38,18 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Most servers that are remembered, and most candidates that are taken from one answer.
 const MAX_REMEMBERED: usize = 1000;
+
+/// Most servers that one LINK_REFUSED names, and most of them that are taken from one.
+pub(crate) const MAX_TARGETS: usize = 8;
+
+/// Most servers that are tried in one round because others named them when they refused.
+const MAX_REFERRALS: usize = 32;
+
+/// Of a row of rounds in vain the first and every so many are logged as a warning, where somebody has to act.
+const WARN_EVERY: u32 = 30;
+
+/// How often a node of another version is worth a warning.
+const PROTOCOL_WARN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What a node does about finding a parent.
 #[derive(Debug)]
@@ -51,6 +64,20 @@ pub(crate) struct Healing {
     remembered: BTreeMap<ServerId, Target>,
     /// The parent that was configured, whose id is not known and is empty here.
     configured: Option<Target>,
+    /// Whether the configured parent has shown that it speaks the extensions.
+    configured_is_extended: bool,
+    /// Who was tried in this round.
+    tried: BTreeSet<ServerId>,
+    /// How many candidates of this round others have named when they refused.
+    referrals: usize,
+    /// Why somebody refused in this round, if an operator should know.
+    obstacle: Option<String>,
+    /// When this node attached to its parent.
+    attached_at: Option<Instant>,
+    /// How many parents in a row were lost as soon as they were found.
+    short_stays: u32,
+    /// When a node of another version was last warned of.
+    warned_of_protocol: Option<Instant>,
     /// The former ancestors, nearest first.
     ancestors: Vec<ServerId>,
     rng: Pcg64Mcg,
@@ -64,7 +91,19 @@ enum Pursuit {
     /// The masters are being asked.
     Asking(AttemptId),
     /// A connection is being made, or an acceptance waited for.
-    Attaching { attempt: AttemptId, target: Target, connection: Option<ConnectionId> },
+    Attaching { attempt: AttemptId, target: Target, connection: Option<ConnectionId>, manner: Manner },
+}
+
+/// How a candidate is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// With the field `node`.
+    Extended,
+    /// The same once more: the configured parent has closed the connection without a word. A server that can't bear the
+    /// field does so again, one that was about to end does not.
+    ExtendedAgain,
+    /// Without it: the configured parent can't bear it.
+    Plain,
 }
 
 impl Healing {
@@ -77,6 +116,13 @@ impl Healing {
             pursuit: Pursuit::Resting,
             candidates: configured.clone().into_iter().collect(),
             configured,
+            configured_is_extended: false,
+            tried: BTreeSet::new(),
+            referrals: 0,
+            obstacle: None,
+            attached_at: None,
+            short_stays: 0,
+            warned_of_protocol: None,
             failures: 0,
             remembered: remembered.map(|target| (target.id.clone(), target.clone())).collect(),
             ancestors: Vec::new(),
@@ -95,7 +141,7 @@ impl Healing {
         self.remembered.values()
     }
 
-    fn new_attempt(&mut self) -> AttemptId {
+    pub(crate) fn new_attempt(&mut self) -> AttemptId {
         let attempt = AttemptId(self.next_attempt);
         self.next_attempt += 1;
         attempt
@@ -127,15 +173,48 @@ impl Healing {
         self.add_candidates(first.into_iter().chain(above).chain(others), own_id);
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    /// A random number below `bound`; 0 if that is 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.rng.next_u64() % bound.max(1)
     }
 
     /// Between half of the pause and the whole of it, so that those who lost the same parent don't move in step.
-    fn pause(&mut self) -> Duration {
-        let whole = FIRST_PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
+    fn pause(&mut self, failures: u32) -> Duration {
+        let whole = FIRST_PAUSE.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
+        self.jitter(whole)
+    }
+
+    /// Between half of a time and the whole of it.
+    pub(crate) fn jitter(&mut self, whole: Duration) -> Duration {
         let half = u64::try_from(whole.as_micros()).unwrap_or(u64::MAX) / 2;
         Duration::from_micros(half + self.below(half))
+    }
+
+    /// All were tried, or a parent is found.
+    fn end_round(&mut self) {
+        self.tried.clear();
+        self.referrals = 0;
+        self.obstacle = None;
+    }
+
+    /// Candidates that somebody named who refused: behind those that are there, and nobody who was tried in this round.
+    /// Whoever names whom, a round has an end.
+    fn add_referred(&mut self, targets: Vec<Target>, own_id: &str) {
+        let before = self.candidates.len();
+        let room = MAX_REFERRALS.saturating_sub(self.referrals).min(MAX_TARGETS);
+        let untried = targets.into_iter().take(room).filter(|target| !self.tried.contains(&target.id));
+        let untried = untried.collect::<Vec<_>>();
+        self.add_candidates(untried, own_id);
+        self.referrals += self.candidates.len() - before;
+    }
+
+    /// Whether a node of another version is worth a warning now: once in a while.
+    pub(crate) fn may_warn_of_protocol(&mut self, now: Instant) -> bool {
+        let is_due = self.warned_of_protocol.is_none_or(|last| now - last >= PROTOCOL_WARN_INTERVAL);
+        if is_due {
+            self.warned_of_protocol = Some(now);
+        }
+        is_due
     }
 }
 
@@ -173,9 +252,12 @@ impl Node {
         }
         self.healing.pursuit = Pursuit::Resting;
         let Self { healing, config, .. } = self;
-        // Those that are remembered come behind those that the masters name, which may be wrong or made up.
+        // Masters may name only those that this node can't reach, and go on doing so.
+        let is_enough = !candidates.is_empty() && healing.failures == 0;
         healing.add_candidates(candidates, &config.id);
-        healing.add_remembered(&config.id);
+        if !is_enough {
+            healing.add_remembered(&config.id);
+        }
         self.try_next(now, out);
     }
 
@@ -211,13 +293,22 @@ impl Node {
         if !self.may_attach() {
             return;
         }
-        let Some(target) = self.healing.candidates.pop_front() else { return self.rest(now) };
+        match self.healing.candidates.pop_front() {
+            Some(target) => self.try_candidate(now, target, Manner::Extended, out),
+            None => self.rest(now),
+        }
+    }
+
+    fn try_candidate(&mut self, now: Instant, target: Target, manner: Manner, out: &mut Vec<Action>) {
         let attempt = self.healing.new_attempt();
-        debug!(parent = target.id, hostname = target.hostname, port = target.port, "asking to attach");
+        debug!(parent = target.id, hostname = target.hostname, port = target.port, ?manner, "asking to attach");
         // A configured parent may speak the plain protocol only, and then it may say nothing before its next announcement.
-        let is_configured = self.healing.configured.as_ref() == Some(&target);
-        let patience = if is_configured { 2 * self.config.announce_interval } else { Duration::ZERO };
-        self.healing.pursuit = Pursuit::Attaching { attempt, target: target.clone(), connection: None };
+        let may_be_plain = self.healing.configured.as_ref() == Some(&target) && !self.healing.configured_is_extended;
+        let patience = if may_be_plain { 2 * self.config.announce_interval } else { Duration::ZERO };
+        if self.healing.tried.len() < 2 * MAX_REMEMBERED {
+            self.healing.tried.insert(target.id.clone());
+        }
+        self.healing.pursuit = Pursuit::Attaching { attempt, target: target.clone(), connection: None, manner };
         self.timers.set(Timer::Attempt, now + patience.max(self.heartbeat_timeout()));
         self.timers.stop(&Timer::Seek);
         out.push(Action::Dial { attempt, target });
@@ -226,8 +317,12 @@ impl Node {
     /// Everybody was tried in vain.
     fn rest(&mut self, now: Instant) {
         self.healing.pursuit = Pursuit::Resting;
-        let pause = self.healing.pause();
         let failures = self.healing.failures;
+        let pause = self.healing.pause(failures);
+        if let Some(why) = self.healing.obstacle.as_ref().filter(|_| failures.is_multiple_of(WARN_EVERY)) {
+            warn!(why, failures, "no parent found yet");
+        }
+        self.healing.end_round();
         if self.has_lost_parent() && failures == 0 {
             info!("nobody to attach to: this node is a root now, and goes on looking now and then");
         } else {
@@ -246,11 +341,15 @@ impl Node {
         dialled: AttemptId,
         out: &mut Vec<Action>,
     ) {
+        if self.homing.is_probe(dialled) {
+            return self.on_probe_connected(connection, dialled, out);
+        }
         self.connections.insert(connection, Connection::new(Role::Applying));
         match &mut self.healing.pursuit {
-            Pursuit::Attaching { attempt, connection: used, .. } if *attempt == dialled && used.is_none() => {
+            Pursuit::Attaching { attempt, connection: used, manner, .. } if *attempt == dialled && used.is_none() => {
                 *used = Some(connection);
-                let node = Some(self.applicant(dialled));
+                let is_extended = *manner != Manner::Plain;
+                let node = is_extended.then(|| self.applicant(dialled));
                 let authenticate = Message::Authenticate { secret: self.config.secret.clone(), node };
                 self.send(connection, &authenticate, out);
             }
@@ -259,7 +358,7 @@ impl Node {
     }
 
     /// What this node says of itself when it asks to attach.
-    fn applicant(&self, attempt: AttemptId) -> Applicant {
+    pub(crate) fn applicant(&self, attempt: AttemptId) -> Applicant {
         let incarnation = self.extensions.as_ref().map_or(0, |extensions| extensions.incarnation);
         Applicant {
             protocol: PROTOCOL,
@@ -267,11 +366,17 @@ impl Node {
             hostname: self.config.hostname.clone(),
             port: self.config.port,
             key: self.fragment.key().clone(),
+            probe: false,
         }
     }
 
     pub(crate) fn on_dial_failed(&mut self, now: Instant, failed: AttemptId, out: &mut Vec<Action>) {
-        if matches!(self.healing.pursuit, Pursuit::Attaching { attempt, .. } if attempt == failed) {
+        if self.homing.is_probe(failed) {
+            self.on_probe_failed(now, "can't be reached");
+        } else if let Pursuit::Attaching { attempt, target, .. } = &self.healing.pursuit
+            && *attempt == failed
+        {
+            debug!(parent = target.id, hostname = target.hostname, port = target.port, "can't be reached");
             self.healing.pursuit = Pursuit::Resting;
             self.try_next(now, out);
         }
@@ -287,10 +392,48 @@ impl Node {
     }
 
     /// The connection of an attempt is gone.
-    pub(crate) fn on_applying_lost(&mut self, now: Instant, lost: ConnectionId, out: &mut Vec<Action>) {
-        if matches!(self.healing.pursuit, Pursuit::Attaching { connection, .. } if connection == Some(lost)) {
+    pub(crate) fn on_applying_lost(
+        &mut self,
+        now: Instant,
+        lost: ConnectionId,
+        reason: CloseReason,
+        out: &mut Vec<Action>,
+    ) {
+        if reason == CloseReason::PeerClosed && self.may_reject_node_field(lost) {
+            return self.dial_configured_again(now, out);
+        }
+        if let Pursuit::Attaching { target, connection, .. } = &self.healing.pursuit
+            && *connection == Some(lost)
+        {
+            debug!(parent = target.id, hostname = target.hostname, port = target.port, ?reason, "not taken in");
             self.healing.pursuit = Pursuit::Resting;
             self.try_next(now, out);
+        }
+    }
+
+    /// Whether this is an attempt at the configured parent, of which nothing shows yet that it speaks the extensions.
+    pub(crate) fn may_reject_node_field(&self, over: ConnectionId) -> bool {
+        let is_with_field = !matches!(self.healing.pursuit, Pursuit::Attaching { manner: Manner::Plain, .. });
+        is_with_field && !self.healing.configured_is_extended && self.is_attaching_to_configured(over)
+    }
+
+    /// The configured parent has closed the connection without a word.
+    fn dial_configured_again(&mut self, now: Instant, out: &mut Vec<Action>) {
+        match &self.healing.pursuit {
+            Pursuit::Attaching { manner: Manner::Extended, target, .. } => {
+                let target = target.clone();
+                self.try_candidate(now, target, Manner::ExtendedAgain, out);
+            }
+            _ => self.dial_without_node_field(now, out),
+        }
+    }
+
+    /// The configured parent takes a field that it does not know for an error, against T3: it is asked at once again in
+    /// the way of the plain protocol.
+    pub(crate) fn dial_without_node_field(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if let Some(target) = self.healing.configured.clone() {
+            debug!(hostname = target.hostname, port = target.port, "the parent may not know the extensions: once more");
+            self.try_candidate(now, target, Manner::Plain, out);
         }
     }
 
@@ -298,7 +441,7 @@ impl Node {
     pub(crate) fn cancel_attempt(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.timers.stop(&Timer::Attempt);
         if let Pursuit::Attaching { connection, .. } = std::mem::replace(&mut self.healing.pursuit, Pursuit::Resting) {
-            let pause = self.healing.pause();
+            let pause = self.healing.pause(self.healing.failures);
             self.timers.set(Timer::Seek, now + pause);
             if let Some(connection) = connection {
                 self.close(now, connection, CloseReason::Moved, out);
@@ -320,8 +463,9 @@ impl Node {
                 self.on_link_accepted(now, connection, AttemptId(attempt), &id, tree, out);
                 Ok(())
             }
-            Message::LinkRefused { reason, info, .. } => {
-                debug!(%connection, ?reason, info, "attachment refused");
+            Message::LinkRefused { reason, info, targets, .. } => {
+                debug!(%connection, ?reason, info = quote(&info), "attachment refused");
+                self.on_link_refused(now, connection, reason, targets);
                 self.close(now, connection, CloseReason::LinkRefused, out);
                 Ok(())
             }
@@ -333,6 +477,35 @@ impl Node {
             }
             other => Err(Refusal::out_of_place_on_a_link(&other)),
         }
+    }
+
+    /// What a refusal tells beyond the no.
+    fn on_link_refused(&mut self, now: Instant, over: ConnectionId, reason: RefusalReason, targets: Vec<Target>) {
+        if !matches!(self.healing.pursuit, Pursuit::Attaching { connection, .. } if connection == Some(over)) {
+            return;
+        }
+        self.healing.configured_is_extended |= self.is_attaching_to_configured(over);
+        self.healing.add_referred(targets, &self.config.id);
+        match reason {
+            RefusalReason::Protocol => {
+                if self.healing.may_warn_of_protocol(now) {
+                    warn!(connection = %over, own = PROTOCOL, "refused by a node with another version");
+                }
+                self.note_obstacle("another version of the extensions is spoken there".to_owned());
+            }
+            RefusalReason::Full => self.note_obstacle("servers are full; see --max-children".to_owned()),
+            RefusalReason::Draining
+            | RefusalReason::IdInUse
+            | RefusalReason::KeyNotSmaller
+            | RefusalReason::Other
+            | RefusalReason::OwnSubtree
+            | RefusalReason::Unconfirmed => {}
+        }
+    }
+
+    /// Something that an operator should hear of if this round ends in vain.
+    pub(crate) fn note_obstacle(&mut self, why: String) {
+        self.healing.obstacle = Some(why);
     }
 
     fn is_attaching_to_configured(&self, over: ConnectionId) -> bool {
@@ -347,6 +520,7 @@ impl Node {
         self.timers.stop(&Timer::Seek);
         self.healing.pursuit = Pursuit::Resting;
         self.healing.candidates.clear();
+        self.healing.end_round();
         self.become_link(now, connection, Link::to_found_plain_parent(now), out);
     }
 
@@ -360,15 +534,20 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let target = match &self.healing.pursuit {
-            Pursuit::Attaching { attempt, target, connection: Some(used) }
+            Pursuit::Attaching { attempt, target, connection: Some(used), .. }
                 if *attempt == accepted && *used == connection =>
             {
                 Target { id: id.to_owned(), ..target.clone() }
             }
-            _ => return self.close(now, connection, CloseReason::Moved, out),
+            _ => {
+                debug!(%connection, parent = id, "accepted for an attempt that is over");
+                return self.close(now, connection, CloseReason::Moved, out);
+            }
         };
+        self.healing.configured_is_extended |= self.is_attaching_to_configured(connection);
         let lowers_the_key = tree.key < *self.fragment.key() && !tree.path.contains(&self.config.id);
         if !self.may_attach() || !lowers_the_key {
+            debug!(%connection, parent = id, "accepted where this node may not attach");
             return self.close(now, connection, CloseReason::Moved, out);
         }
         info!(parent = id, root = tree.key.root, reign = ?tree.key.reign, "attached to a parent");
@@ -376,25 +555,52 @@ impl Node {
         self.timers.stop(&Timer::Seek);
         self.healing.pursuit = Pursuit::Resting;
         self.healing.candidates.clear();
+        self.healing.end_round();
         self.healing.failures = 0;
+        self.healing.attached_at = Some(now);
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
         let is_new_here = self.relay.as_ref().is_some_and(|relay| relay.is_new);
         self.fragment.become_child(Parent { link: connection, target }, tree);
         self.leave_former_parents(now, out);
-        self.become_link(now, connection, Link::to_extended_parent(now, is_new_here), out);
+        self.become_link(now, connection, Link::to_extended_parent(now, id.to_owned(), is_new_here), out);
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
+        self.on_attached(now, out);
     }
 
-    /// The parent is lost, or about to leave.
+    /// The link to the parent is lost. Where that happens again and again right after this node was taken in, something is
+    /// wrong that looking at once would only repeat.
+    pub(crate) fn on_parent_lost(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let stay = self.healing.attached_at.map(|since| now - since);
+        let is_short = stay.is_some_and(|stay| stay < self.heartbeat_timeout());
+        self.healing.short_stays = if is_short { self.healing.short_stays.saturating_add(1) } else { 0 };
+        let again = self.healing.short_stays.saturating_sub(1);
+        if again == 0 {
+            return self.become_orphan(now, out);
+        }
+        self.become_orphan_and_wait(now, out);
+        let pause = self.healing.pause(again);
+        if again.is_multiple_of(WARN_EVERY) || again == 1 {
+            warn!(again, "parents are lost as soon as they are found");
+        }
+        self.timers.set(Timer::Seek, now + pause);
+    }
+
+    /// The parent is lost, or is to be left: another is looked for at once.
     pub(crate) fn become_orphan(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.become_orphan_and_wait(now, out);
+        self.seek(now, out);
+    }
+
+    fn become_orphan_and_wait(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.stop_homing(now, out);
+        self.healing.end_round();
         self.healing.ancestors = self.fragment.position().path.into_iter().rev().skip(1).collect();
         self.fragment.become_root();
         self.healing.failures = 0;
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
-        self.seek(now, out);
     }
 
     /// Whether this node has been in a tree and is not any more.
@@ -423,9 +629,7 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         if reason == RefusalReason::KeyNotSmaller && applicant.key < *self.fragment.key() {
-            let target =
-                Target { id: applicant.request.id.clone(), hostname: applicant.hostname.clone(), port: applicant.port };
-            self.seek_at(now, target, out);
+            self.seek_at(now, applicant.target(), out);
         }
     }
 

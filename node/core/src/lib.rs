@@ -11,7 +11,7 @@
 //!   servers.
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
 //! - `fragment`: where a node is in its fragment of the tree; `attach`: taking children in; `healing`: finding a parent;
-//!   `drain`: stopping without loss. (The extensions.)
+//!   `homing`: going back to the preferred one; `drain`: stopping without loss. (The extensions.)
 //! - [`load`]: the other servers as announced, and redirection.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
 //! - [`relay`]: the broadcast log and the cursors that read it.
@@ -28,6 +28,7 @@ mod error;
 pub mod event;
 mod fragment;
 mod healing;
+mod homing;
 pub mod ids;
 mod link;
 pub mod load;

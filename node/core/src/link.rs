@@ -5,12 +5,12 @@ use std::time::Instant;
 use arborcast_proto::wire::message::{Target, TreePosition};
 use arborcast_proto::wire::{Message, ServerAnnounce};
 use bytes::Bytes;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, trace, warn};
 
 use crate::config::EXPIRES_AFTER_INTERVALS;
 use crate::error::Refusal;
 use crate::event::{Action, CloseReason, Form, Publication};
-use crate::ids::ConnectionId;
+use crate::ids::{ConnectionId, ServerId};
 use crate::node::{Node, Role};
 use crate::relaying::{Exchange, Payload};
 use crate::timer::Timer;
@@ -27,6 +27,8 @@ pub(crate) struct Link {
     is_extended: bool,
     /// How far both ends are with activities, if both speak the extensions.
     exchange: Option<Exchange>,
+    /// What the other end calls itself; empty unless both speak the extensions.
+    peer: ServerId,
     /// Whether a valid message came over it.
     heard: bool,
     /// When the last line came over it.
@@ -35,27 +37,27 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn to_plain_parent(now: Instant) -> Self {
-        Self { is_to_parent: true, is_extended: false, exchange: None, heard: false, last_heard: now }
+        let peer = ServerId::new();
+        Self { is_to_parent: true, is_extended: false, exchange: None, peer, heard: false, last_heard: now }
     }
 
     /// A plain parent that has said something already.
     pub(crate) fn to_found_plain_parent(now: Instant) -> Self {
-        Self { is_to_parent: true, is_extended: false, exchange: None, heard: true, last_heard: now }
+        Self { heard: true, ..Self::to_plain_parent(now) }
     }
 
     pub(crate) fn from_plain_child(now: Instant) -> Self {
-        Self { is_to_parent: false, is_extended: false, exchange: None, heard: false, last_heard: now }
+        Self { is_to_parent: false, ..Self::to_plain_parent(now) }
     }
 
     /// What the parent sends at first may be history.
-    pub(crate) fn to_extended_parent(now: Instant, begins_with_history: bool) -> Self {
+    pub(crate) fn to_extended_parent(now: Instant, peer: ServerId, begins_with_history: bool) -> Self {
         let exchange = Some(Exchange::new(begins_with_history));
-        Self { is_to_parent: true, is_extended: true, exchange, heard: true, last_heard: now }
+        Self { is_to_parent: true, is_extended: true, exchange, peer, heard: true, last_heard: now }
     }
 
-    pub(crate) fn from_extended_child(now: Instant) -> Self {
-        let exchange = Some(Exchange::new(false));
-        Self { is_to_parent: false, is_extended: true, exchange, heard: true, last_heard: now }
+    pub(crate) fn from_extended_child(now: Instant, peer: ServerId) -> Self {
+        Self { is_to_parent: false, ..Self::to_extended_parent(now, peer, false) }
     }
 
     pub(crate) fn exchange(&self) -> Option<&Exchange> {
@@ -246,6 +248,9 @@ impl Node {
                 self.on_relay_have(now, connection, have, more, out);
             }
             Message::RelaySynced if self.is_extended_link(connection) => self.on_relay_synced(connection, out),
+            Message::ServerLeft { id } if self.is_extended_link(connection) => {
+                self.on_server_left(now, connection, &id, out);
+            }
             Message::ServerQuit { target } if self.is_extended_link(connection) => {
                 self.on_server_quit(now, connection, target, out);
             }
@@ -285,11 +290,34 @@ impl Node {
         }
     }
 
+    /// Tells all neighbours that speak the extensions that a server is gone, but the one that said so itself.
+    pub(crate) fn tell_server_left(&self, id: &str, except: Option<ConnectionId>, out: &mut Vec<Action>) {
+        let links = self.links.iter().filter(|link| Some(**link) != except && self.is_extended_link(**link));
+        for link in links {
+            self.send(*link, &Message::ServerLeft { id: id.to_owned() }, out);
+        }
+    }
+
+    /// SERVER_LEFT. It counts only over the link by which that server was last heard of: where a newer announcement came
+    /// over another one, it has been overtaken. It is passed on only where it changed something, so it can't go round.
+    fn on_server_left(&mut self, now: Instant, link: ConnectionId, id: &str, out: &mut Vec<Action>) {
+        if self.servers.get(id).is_none_or(|server| server.link != link) {
+            trace!(connection = %link, server = id, "not known from there");
+            return;
+        }
+        info!(server = id, "server left");
+        self.tell_server_left(id, Some(link), out);
+        self.servers.forget(id);
+        self.timers.stop(&Timer::ServerExpiry(id.to_owned()));
+        self.on_server_gone(now, id, out);
+    }
+
     /// A link is gone, and with it everything that was learned over it.
     pub(crate) fn on_link_lost(
         &mut self,
         now: Instant,
         link: ConnectionId,
+        lost_link: &Link,
         reason: CloseReason,
         out: &mut Vec<Action>,
     ) {
@@ -306,6 +334,11 @@ impl Node {
         } else {
             info!(connection = %link, ?reason, was_parent, "link lost");
         }
+        // Whom we leave lives on, and children that leave because we asked them to as well.
+        let is_unknown_now = lost_link.is_extended && lost.contains(&lost_link.peer);
+        if is_unknown_now && reason != CloseReason::Moved && !self.is_draining() {
+            self.tell_server_left(&lost_link.peer, None, out);
+        }
         for id in lost {
             self.timers.stop(&Timer::ServerExpiry(id));
         }
@@ -313,9 +346,9 @@ impl Node {
         // Without a neighbour there is nobody whose acknowledgement could be waited for.
         self.schedule_acks(now);
         if was_parent {
-            self.become_orphan(now, out);
-        } else {
-            // It may have been a plain parent, which kept this node from looking for another.
+            self.on_parent_lost(now, out);
+        } else if lost_link.is_to_parent && !lost_link.is_extended {
+            // A plain parent kept this node from looking for another.
             self.seek(now, out);
         }
     }

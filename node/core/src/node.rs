@@ -14,6 +14,7 @@ use crate::error::Refusal;
 use crate::event::{Action, CloseReason, Event, GiveUp, ReceivedLine};
 use crate::fragment::Fragment;
 use crate::healing::Healing;
+use crate::homing::Homing;
 use crate::ids::{ConnectionId, ServerId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
@@ -56,6 +57,7 @@ pub struct Node {
     pub(crate) relay: Option<Relay>,
     pub(crate) fragment: Fragment,
     pub(crate) healing: Healing,
+    pub(crate) homing: Homing,
     /// On the way to a stop without loss.
     pub(crate) draining: bool,
     /// The child that a draining root has named as the next root.
@@ -87,6 +89,8 @@ pub(crate) enum Role {
     Applicant(Applicant),
     /// Our own connection to a candidate, until it accepts us.
     Applying,
+    /// Our own connection to the preferred parent, to ask whether it would accept us.
+    Probing,
 }
 
 /// Most bytes that are held back behind an activity whose predecessor has not come (protocol, B40), if four lines are
@@ -204,6 +208,7 @@ impl Node {
             fragment: Fragment::new(config.id.clone()),
             healing: Healing::new(extensions.as_ref()),
             relay: Relay::new(&config, now),
+            homing: Homing::new(extensions.as_ref()),
             extensions,
             draining: false,
             successor: None,
@@ -320,6 +325,12 @@ impl Node {
         let ReceivedLine { bytes, message } = line;
         let outcome = match (message, &entry.role) {
             (Err(error), _) => Err(Refusal::Undecodable(error)),
+            (Ok(Message::InvalidMessage { info }), Role::Applying) if self.may_reject_node_field(connection) => {
+                debug!(%connection, info = self.quote_peer(&info), "refused by the configured parent");
+                self.dial_without_node_field(now, out);
+                self.close(now, connection, CloseReason::PeerRefused, out);
+                Ok(())
+            }
             (Ok(Message::InvalidMessage { info } | Message::AuthenticationFail { info }), _) => {
                 self.on_refused_by_peer(now, connection, &info, out);
                 Ok(())
@@ -333,6 +344,7 @@ impl Node {
             // It has to wait for our answer before it says anything.
             (Ok(message), Role::Applicant(_)) => Err(Refusal::NotAServer { command: message.command() }),
             (Ok(message), Role::Applying) => self.on_applying_message(now, connection, bytes, message, out),
+            (Ok(message), Role::Probing) => self.on_probing_message(now, connection, message, out),
         };
         if let Err(refusal) = outcome {
             self.refuse(now, connection, &refusal, out);
@@ -361,14 +373,25 @@ impl Node {
 
     /// The peer refused us: that is logged and never answered.
     fn on_refused_by_peer(&mut self, now: Instant, connection: ConnectionId, info: &str, out: &mut Vec<Action>) {
-        // Some servers quote the secret they were given.
-        let secret = self.config.secret.expose();
-        let info = if secret.is_empty() { quote(info) } else { quote(&info.replace(secret, "***")) };
-        info!(%connection, info, "refused by the peer");
+        let info = self.quote_peer(info);
+        let role = self.connections.get(&connection).map(|entry| &entry.role);
+        if matches!(role, Some(Role::Applying | Role::Probing)) {
+            // One of many attempts: it is a warning if they all fail.
+            debug!(%connection, info, "refused by a candidate");
+            self.note_obstacle(info.clone());
+        } else {
+            info!(%connection, info, "refused by the peer");
+        }
         if self.is_unheard_parent(connection) {
             self.give_up(GiveUp::ParentRefused { info }, out);
         }
         self.close(now, connection, CloseReason::PeerRefused, out);
+    }
+
+    /// A peer's words for the log. Some servers quote the secret they were given.
+    fn quote_peer(&self, info: &str) -> String {
+        let secret = self.config.secret.expose();
+        if secret.is_empty() { quote(info) } else { quote(&info.replace(secret, "***")) }
     }
 
     pub(crate) fn give_up(&mut self, why: GiveUp, out: &mut Vec<Action>) {
@@ -401,10 +424,11 @@ impl Node {
                 if link.exchange().is_some_and(Exchange::is_history) {
                     self.tell_newcomers_what_counts_as_received(out);
                 }
-                self.on_link_lost(now, connection, reason, out);
+                self.on_link_lost(now, connection, &link, reason, out);
             }
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
-            Role::Applying => self.on_applying_lost(now, connection, out),
+            Role::Applying => self.on_applying_lost(now, connection, reason, out),
+            Role::Probing => self.on_probing_lost(now, connection),
         }
         self.finish_drain_if_empty(out);
         if unheard_parent && !self.stopping {
@@ -457,6 +481,7 @@ impl Node {
                 Timer::Attempt => self.on_attempt_timeout(now, out),
                 Timer::DrainGrace => self.on_drain_grace_over(out),
                 Timer::Heartbeat => self.on_heartbeat_due(now, out),
+                Timer::Homing => self.on_homing_due(now, out),
                 Timer::LinkSilence(connection) => self.on_link_silence(now, due, connection, out),
                 Timer::Seek => self.on_seek_due(now, out),
                 Timer::Announce => self.on_announce_due(now, out),
@@ -470,7 +495,10 @@ impl Node {
 
     fn on_announce_due(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.timers.set(Timer::Announce, now + self.config.announce_interval);
-        self.flood(&self.announcement(), out);
+        // Who drains has said that it leaves.
+        if !self.draining {
+            self.flood(&self.announcement(), out);
+        }
     }
 
     fn on_login_timeout(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {

@@ -45,6 +45,9 @@ impl Node {
     ) -> Result<(), Refusal> {
         match message {
             Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
+            Message::Register(credentials) if self.is_draining() => {
+                Err(Refusal::NoNewUsers { username: credentials.username })
+            }
             Message::Register(credentials) => self.on_register(now, connection, credentials, out),
             Message::Login { username, secret, resume } => {
                 self.on_login(now, connection, username, secret, resume, out)
@@ -87,6 +90,7 @@ impl Node {
         }
         match node.filter(|_| self.extensions.is_some()) {
             Some(applicant) => self.on_applicant(now, connection, applicant, out),
+            None if self.is_draining() => return Err(Refusal::NoNewLinks),
             None => self.become_link(now, connection, Link::from_plain_child(now), out),
         }
         Ok(())

@@ -20,6 +20,8 @@ pub(crate) enum Timer {
     DrainGrace,
     /// Heartbeats are due on all extended links.
     Heartbeat,
+    /// Time to ask the preferred parent, or its answer has taken too long.
+    Homing,
     /// A link may have been silent for too long.
     LinkSilence(ConnectionId),
     /// Time to look for a parent, or to go on without the masters' answer.

@@ -42,6 +42,9 @@ struct Cli {
     /// order
     #[arg(long, conflicts_with = "calm")]
     promises: bool,
+    /// Half of the servers prefer some other one as their parent, and go back to it
+    #[arg(long, conflicts_with_all = ["calm", "promises"])]
+    homing: bool,
     /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
     #[arg(long)]
     calm: bool,
@@ -125,6 +128,9 @@ fn run(cli: &Cli, seed: u64) -> u64 {
     if cli.promises {
         return promises::run(seed, cli.nodes.into(), FAULTS).delivered;
     }
+    if cli.homing {
+        return storm::run_homing(seed, cli.nodes.into());
+    }
     if !cli.calm {
         return storm::run(seed, cli.nodes.into());
     }
@@ -135,9 +141,10 @@ fn run(cli: &Cli, seed: u64) -> u64 {
 }
 
 fn replay(cli: &Cli, seed: u64) -> String {
-    let mode = match (cli.calm, cli.promises) {
-        (true, _) => format!(" --calm --minutes {}", cli.minutes),
-        (_, true) => " --promises".to_owned(),
+    let mode = match (cli.calm, cli.promises, cli.homing) {
+        (true, _, _) => format!(" --calm --minutes {}", cli.minutes),
+        (_, true, _) => " --promises".to_owned(),
+        (_, _, true) => " --homing".to_owned(),
         _ => String::new(),
     };
     format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{mode}", cli.nodes)
