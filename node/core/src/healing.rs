@@ -423,10 +423,7 @@ impl Node {
                 let target = target.clone();
                 self.try_candidate(now, target, Manner::ExtendedAgain, out);
             }
-            _ => {
-                self.homing.doubt_plain_parent();
-                self.dial_without_node_field(now, out);
-            }
+            _ => self.dial_without_node_field(now, out),
         }
     }
 
@@ -435,6 +432,7 @@ impl Node {
     pub(crate) fn dial_without_node_field(&mut self, now: Instant, out: &mut Vec<Action>) {
         if let Some(target) = self.healing.configured.clone() {
             debug!(hostname = target.hostname, port = target.port, "the parent may not know the extensions: once more");
+            self.homing.doubt_plain_parent();
             self.try_candidate(now, target, Manner::Plain, out);
         }
     }

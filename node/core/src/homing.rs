@@ -5,8 +5,8 @@
 //! about to stop: it becomes a root, keeps the link to its parent until it is taken in elsewhere, and asks the preferred
 //! server first and the parent that it has second. So the ordinary rules hold, and nothing here is needed for them.
 //!
-//! The same question tells whether a parent is plain that was only taken for it since it closed connections without a word
-//! (protocol, What a plain peer sees).
+//! The same question tells whether a parent is plain that was taken for it since it closed or refused connections (protocol,
+//! What a plain peer sees).
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,8 @@ impl Homing {
         Self { preferred, probe: None, is_welcome: false, setbacks: 0, home_since: None, doubts: 0 }
     }
 
-    /// The configured parent is dialled in the plain way for no other reason than that it closed connections.
+    /// The configured parent is dialled in the plain way since it closed or refused connections, for which there may have
+    /// been another reason than that it is a plain one.
     pub(crate) fn doubt_plain_parent(&mut self) {
         self.doubts = MAX_DOUBTS;
     }
@@ -194,8 +195,12 @@ impl Node {
     }
 
     /// The connection to the preferred parent is gone.
-    pub(crate) fn on_probing_lost(&mut self, now: Instant, connection: ConnectionId) {
+    pub(crate) fn on_probing_lost(&mut self, now: Instant, connection: ConnectionId, reason: CloseReason) {
         if self.homing.is_probed_over(connection) {
+            if reason == CloseReason::PeerRefused {
+                // Twice the same, with time between: it is a plain one.
+                self.homing.doubts = 0;
+            }
             self.on_probe_failed(now, "the connection was lost");
         }
     }

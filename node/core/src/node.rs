@@ -395,7 +395,7 @@ impl Node {
             Role::Link(link) => self.on_link_lost(now, connection, &link, reason, out),
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
             Role::Applying => self.on_applying_lost(now, connection, reason, out),
-            Role::Probing => self.on_probing_lost(now, connection),
+            Role::Probing => self.on_probing_lost(now, connection, reason),
         }
         self.finish_drain_if_empty(out);
         if unheard_parent && !self.stopping {
