@@ -118,6 +118,11 @@ impl Solo {
         self.closed.get(&connection).copied()
     }
 
+    /// Whether the core wants to be connected to somebody.
+    pub fn has_dial(&self) -> bool {
+        !self.dials.is_empty()
+    }
+
     /// Whom the core wants to be connected to, if anybody.
     pub fn next_dial(&mut self) -> Option<(AttemptId, Target)> {
         self.dials.pop_front()

@@ -247,7 +247,13 @@ fn a_configured_parent_that_rejects_the_field_is_dialled_again_without_it() {
     solo.receive(accepts, &announce(2));
     assert!(solo.all_sent(accepts).iter().any(|message| matches!(message, Message::ServerAnnounce(_))));
     assert_eq!((solo.core().view().links, solo.core().parent_id()), (1, None));
-    solo.pass(Duration::from_secs(20));
+    // It may have had another reason, and is asked once more.
+    while !solo.has_dial() {
+        solo.pass(Duration::from_millis(100));
+    }
+    let (question, _) = solo.connect(2);
+    solo.receive(question, &Message::InvalidMessage { info: "unknown field".into() });
+    solo.pass(Duration::from_secs(600));
     assert!(solo.next_dial().is_none(), "a plain parent is stayed with");
 }
 
@@ -265,6 +271,51 @@ fn one_that_closes_without_a_word_is_tried_twice_before_the_field_is_left_out() 
     assert_eq!(first, authenticate(None));
     solo.hang_up(closes);
     assert!(solo.next_dial().is_none(), "now there is a pause");
+}
+
+/// A parent that closed connections while it was started again and again, and is dialled in the plain way for it.
+fn below_one_that_closed() -> (Solo, ConnectionId) {
+    let mut solo = Solo::new(|extensions| extensions.parent = Some(("sim".into(), 2)));
+    solo.pass(Duration::from_millis(1));
+    for _ in 0..2 {
+        let (closes, _) = solo.connect(2);
+        solo.hang_up(closes);
+    }
+    let (plain, _) = solo.connect(2);
+    solo.receive(plain, &announce(2));
+    assert_eq!(solo.core().view().links, 1);
+    (solo, plain)
+}
+
+#[test]
+fn one_that_only_seemed_to_be_plain_is_found_out_and_asked_again_as_an_extended_one() {
+    let (mut solo, plain) = below_one_that_closed();
+    while !solo.has_dial() {
+        solo.pass(Duration::from_millis(100));
+    }
+    let (question, first) = solo.connect(2);
+    assert!(matches!(&first, Message::Authenticate { node: Some(node), .. } if node.probe));
+    assert_eq!(solo.closed(plain), None);
+    let possible = Message::LinkPossible { attempt: attempt_of(&first), id: id_of(2), tree: position(&[2]) };
+    solo.receive(question, &possible);
+    assert_eq!(solo.closed(plain), Some(CloseReason::Moved));
+    let (extended, first) = solo.connect(2);
+    solo.take_in(extended, &first, 2);
+}
+
+#[test]
+fn one_that_is_plain_is_asked_a_few_times_and_stayed_with() {
+    let (mut solo, plain) = below_one_that_closed();
+    let mut asked = 0;
+    for _ in 0..600 {
+        solo.pass(Duration::from_secs(1));
+        if solo.has_dial() {
+            let (question, _) = solo.connect(2);
+            solo.hang_up(question);
+            asked += 1;
+        }
+    }
+    assert_eq!((asked, solo.closed(plain)), (5, None));
 }
 
 #[test]

@@ -433,6 +433,7 @@ impl Node {
     pub(crate) fn dial_without_node_field(&mut self, now: Instant, out: &mut Vec<Action>) {
         if let Some(target) = self.healing.configured.clone() {
             debug!(hostname = target.hostname, port = target.port, "the parent may not know the extensions: once more");
+            self.homing.doubt_plain_parent();
             self.try_candidate(now, target, Manner::Plain, out);
         }
     }
@@ -522,6 +523,18 @@ impl Node {
         self.healing.candidates.clear();
         self.healing.end_round();
         self.become_link(now, connection, Link::to_found_plain_parent(now), out);
+        self.ask_doubted_later(now);
+    }
+
+    /// A parent that was taken for a plain one has shown that it speaks the extensions: it's asked again as such.
+    pub(crate) fn leave_plain_parent(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.healing.configured_is_extended = true;
+        self.prefer_candidates(self.healing.configured.clone());
+        self.leave_plain_parents(now, out);
+    }
+
+    pub(crate) fn configured_parent(&self) -> Option<&Target> {
+        self.healing.configured.as_ref()
     }
 
     fn on_link_accepted(

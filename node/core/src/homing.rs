@@ -4,6 +4,9 @@
 //! on either side. Only when the answer was yes twice in a row does the node move, in the way of a child whose parent is
 //! about to stop: it becomes a root, keeps the link to its parent until it is taken in elsewhere, and asks the preferred
 //! server first and the parent that it has second. So the ordinary rules hold, and nothing here is needed for them.
+//!
+//! The same question tells whether a parent is plain that was taken for it since it closed or refused connections (protocol,
+//! What a plain peer sees).
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// parent that is longer begins it anew.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// How often a parent that may only have been taken for a plain one is asked whether it speaks the extensions.
+const MAX_DOUBTS: u32 = 5;
+
 /// What a node does about going back.
 #[derive(Debug)]
 pub(crate) struct Homing {
@@ -38,6 +44,8 @@ pub(crate) struct Homing {
     setbacks: u32,
     /// Since when it has been with the preferred parent.
     home_since: Option<Instant>,
+    /// How often the plain parent is still to be asked whether it is one.
+    doubts: u32,
 }
 
 #[derive(Debug)]
@@ -58,7 +66,13 @@ impl Homing {
     pub(crate) fn new(extensions: Option<&Extensions>) -> Self {
         let parent = extensions.filter(|extensions| extensions.prefer_parent).and_then(|own| own.parent.clone());
         let preferred = parent.map(|(hostname, port)| Preferred { hostname, port, id: None });
-        Self { preferred, probe: None, is_welcome: false, setbacks: 0, home_since: None }
+        Self { preferred, probe: None, is_welcome: false, setbacks: 0, home_since: None, doubts: 0 }
+    }
+
+    /// The configured parent is dialled in the plain way since it closed or refused connections, for which there may have
+    /// been another reason than that it is a plain one.
+    pub(crate) fn doubt_plain_parent(&mut self) {
+        self.doubts = MAX_DOUBTS;
     }
 
     /// Whether an attempt is the question that is under way.
@@ -131,17 +145,31 @@ impl Node {
             self.end_probe(now, out);
             return self.on_probe_failed(now, "no answer in time");
         }
-        let Some(preferred) = &self.homing.preferred else { return };
-        if self.fragment.is_root() || self.is_draining() {
-            return;
-        }
-        let (id, hostname) = (preferred.id.clone().unwrap_or_default(), preferred.hostname.clone());
-        let target = Target { id, hostname, port: preferred.port };
+        let Some(target) = self.whom_to_ask().filter(|_| !self.is_draining()) else { return };
         let attempt = self.healing.new_attempt();
         debug!(hostname = target.hostname, port = target.port, "asking the preferred parent");
         self.homing.probe = Some(Probe { attempt, connection: None });
         self.timers.set(Timer::Homing, now + self.heartbeat_timeout());
         out.push(Action::Dial { attempt, target });
+    }
+
+    /// The preferred parent, if this node has another one; the plain parent, if it may not be plain.
+    fn whom_to_ask(&self) -> Option<Target> {
+        if self.has_plain_parent() {
+            return self.configured_parent().filter(|_| self.homing.doubts > 0).cloned();
+        }
+        let preferred = self.homing.preferred.as_ref().filter(|_| !self.fragment.is_root())?;
+        let (id, hostname) = (preferred.id.clone().unwrap_or_default(), preferred.hostname.clone());
+        Some(Target { id, hostname, port: preferred.port })
+    }
+
+    /// This node has a plain parent now, which it may have to ask whether it is one.
+    pub(crate) fn ask_doubted_later(&mut self, now: Instant) {
+        if self.homing.doubts > 0 {
+            let whole = FIRST_PAUSE.saturating_mul(1 << (MAX_DOUBTS - self.homing.doubts).min(16)).min(LONGEST_PAUSE);
+            let pause = self.healing.jitter(whole);
+            self.timers.set(Timer::Homing, now + pause);
+        }
     }
 
     /// The connection to the preferred parent stands: ask.
@@ -154,16 +182,25 @@ impl Node {
 
     /// No, or no answer: it is asked again later, and later still after each time.
     pub(crate) fn on_probe_failed(&mut self, now: Instant, why: &str) {
-        debug!(why, setbacks = self.homing.setbacks, "not going back to the preferred parent");
         self.homing.probe = None;
+        if self.has_plain_parent() {
+            debug!(why, "the parent seems to be a plain one");
+            self.homing.doubts = self.homing.doubts.saturating_sub(1);
+            return self.ask_doubted_later(now);
+        }
+        debug!(why, setbacks = self.homing.setbacks, "not going back to the preferred parent");
         self.homing.is_welcome = false;
         self.homing.setbacks = self.homing.setbacks.saturating_add(1);
         self.ask_preferred_later(now);
     }
 
     /// The connection to the preferred parent is gone.
-    pub(crate) fn on_probing_lost(&mut self, now: Instant, connection: ConnectionId) {
+    pub(crate) fn on_probing_lost(&mut self, now: Instant, connection: ConnectionId, reason: CloseReason) {
         if self.homing.is_probed_over(connection) {
+            if reason == CloseReason::PeerRefused {
+                // Twice the same, with time between: it is a plain one.
+                self.homing.doubts = 0;
+            }
             self.on_probe_failed(now, "the connection was lost");
         }
     }
@@ -177,6 +214,16 @@ impl Node {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         match message {
+            Message::LinkPossible { .. } | Message::LinkRefused { .. } if self.has_plain_parent() => {
+                info!(%connection, "the parent speaks the extensions after all");
+                self.homing.doubts = 0;
+                self.end_probe(now, out);
+                self.leave_plain_parent(now, out);
+            }
+            message if message.sender() == Sender::Server && self.has_plain_parent() => {
+                self.homing.doubts = 0;
+                self.close(now, connection, CloseReason::Moved, out);
+            }
             Message::LinkPossible { id, tree, .. } => {
                 self.end_probe(now, out);
                 self.on_welcome(now, id, &tree, out);

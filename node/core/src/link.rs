@@ -194,6 +194,15 @@ impl Node {
         }
     }
 
+    /// Closes the links to plain parents.
+    pub(crate) fn leave_plain_parents(&mut self, now: Instant, out: &mut Vec<Action>) {
+        let is_plain_parent =
+            |link: &ConnectionId| self.link(*link).is_some_and(|link| link.is_to_parent && !link.is_extended);
+        for link in self.links.iter().copied().filter(is_plain_parent).collect::<Vec<_>>() {
+            self.close(now, link, CloseReason::Moved, out);
+        }
+    }
+
     pub(crate) fn on_link_message(
         &mut self,
         now: Instant,

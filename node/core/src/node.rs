@@ -428,7 +428,7 @@ impl Node {
             }
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
             Role::Applying => self.on_applying_lost(now, connection, reason, out),
-            Role::Probing => self.on_probing_lost(now, connection),
+            Role::Probing => self.on_probing_lost(now, connection, reason),
         }
         self.finish_drain_if_empty(out);
         if unheard_parent && !self.stopping {
