@@ -132,6 +132,9 @@ impl Conversation {
                 Ok(Departure::Redirected(target)) => self.follow(&target).await?,
                 Err(error) => {
                     self.connection.close(&error).await;
+                    if !error.is_worth_another_try() {
+                        return Err(error);
+                    }
                     self.recover(error).await?
                 }
             };
@@ -258,15 +261,16 @@ impl Conversation {
                 self.settle(arrived);
                 Ok(true)
             }
-            Some(Err(error)) => self.recover(error).await,
+            Some(Err(error)) if error.is_worth_another_try() || error.is_refusal() => self.recover(error).await,
+            Some(Err(error)) => Err(error),
         }
     }
 
-    /// Finds another server after an error, if that may help. Returns whether the session goes on.
+    /// Finds another server after an error that may not happen there. Returns whether the session goes on.
     async fn recover(&mut self, error: Error) -> Result<bool, Error> {
         let Some(policy) = self.options.reconnect.clone() else { return Err(error) };
         let is_unanswered = matches!(error, Error::NoEcho { .. });
-        if !error.is_worth_another_try() || (is_unanswered && self.is_hopeless()) {
+        if is_unanswered && self.is_hopeless() {
             return Err(error);
         }
         self.is_unanswered |= is_unanswered;

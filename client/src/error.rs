@@ -91,7 +91,9 @@ pub enum Error {
     },
     /// A published activity was not acknowledged within [`echo_timeout`](crate::Options::echo_timeout), or did not come
     /// back in a plain session: the server hangs, or it changes activities so much that they can't be recognised.
-    #[error("{server} did not give back a published activity within {after:?}; it may be overloaded or hang")]
+    #[error(
+        "{server} neither acknowledged nor gave back a published activity within {after:?}; it may be overloaded or hang"
+    )]
     NoEcho {
         /// Who has it.
         server: Address,

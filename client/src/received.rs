@@ -58,9 +58,9 @@ impl Received {
         missing
     }
 
-    /// Counts what a server says as received.
+    /// Counts what a server says as received; as much of it as is kept at all.
     pub(crate) fn merge(&mut self, have: Have) {
-        for (origin, through) in have {
+        for (origin, through) in have.into_iter().take(MAX_ORIGINS) {
             if self.through(&origin).is_none_or(|known| known < through) {
                 self.advance(&origin, through);
             }

@@ -23,6 +23,8 @@ pub(crate) struct Seeker {
     heard_of: HeardOf,
     backoff: Backoff,
     redirects: u32,
+    /// How many servers in a row have refused the login.
+    refusals: u32,
     settled_at: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Seeker {
             heard_of: HeardOf::default(),
             backoff: Backoff::default(),
             redirects: 0,
+            refusals: 0,
             settled_at: Instant::now(),
         }
     }
@@ -132,6 +135,12 @@ impl Seeker {
         if self.settled_at.elapsed() >= policy.max_pause {
             self.backoff.reset();
         }
+        if !why.is_refusal() {
+            self.refusals = 0;
+        }
+        if self.is_refused_for_good(&why, policy) {
+            return Err(why);
+        }
         let mut last_error = Some(why);
         let search = self.search(lost, login, policy, &mut last_error);
         match policy.give_up_after {
@@ -150,7 +159,6 @@ impl Seeker {
         policy: &Reconnect,
         last_error: &mut Option<Error>,
     ) -> Result<Arrived, Error> {
-        let mut refusals = 0;
         loop {
             let pause = self.backoff.next_pause(policy, &mut rand::rng());
             sleep(pause).await;
@@ -161,8 +169,7 @@ impl Seeker {
                         Ok(arrived) => return Ok(arrived),
                         Err(error) => {
                             debug!(%server, %error, "not there");
-                            refusals += u32::from(error.is_refusal());
-                            if error.is_refusal() && refusals >= policy.max_refusals {
+                            if self.is_refused_for_good(&error, policy) {
                                 return Err(error);
                             }
                             *last_error = Some(error);
@@ -172,6 +179,13 @@ impl Seeker {
                 }
             }
         }
+    }
+
+    /// Counts a refusal, and says whether it is one too many. A server may let the session in and redirect it to one that
+    /// refuses it, so a login alone does not end the row.
+    fn is_refused_for_good(&mut self, error: &Error, policy: &Reconnect) -> bool {
+        self.refusals += u32::from(error.is_refusal());
+        error.is_refusal() && self.refusals >= policy.max_refusals
     }
 
     /// The servers of this source that were not tried yet.

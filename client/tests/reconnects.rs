@@ -155,6 +155,41 @@ async fn a_refusal_after_a_loss_is_believed_only_when_it_is_repeated() {
     tokio::join!(serving, client);
 }
 
+/// The least loaded server is often the one that has just started.
+#[tokio::test]
+async fn a_refusal_behind_a_redirect_is_one_of_those() {
+    let (server, target) = (FakeServer::start().await, FakeServer::start().await);
+    let mut options = options();
+    options.reconnect.as_mut().unwrap().max_refusals = 3;
+    let redirecting = async {
+        loop {
+            server.accept_login("aaron").await.send(&target.redirect()).await;
+        }
+    };
+    let refusing = async {
+        for _ in 0..3 {
+            let mut peer = target.accept().await;
+            peer.receive().await;
+            peer.send(&json!({ "command": "LOGIN_FAILED", "info": "no" })).await;
+        }
+    };
+    let client = async {
+        let (_publisher, mut subscriber) = log_in(&server.address(), &options).await;
+        let error = loop {
+            match within(subscriber.next_event()).await.unwrap() {
+                Ok(Event::Lost { .. } | Event::Reconnected { .. }) => {}
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::LoginFailed { .. }), "{error}");
+    };
+    tokio::select! {
+        ((), ()) = async { tokio::join!(refusing, client) } => {}
+        () = redirecting => {}
+    }
+}
+
 #[tokio::test]
 async fn a_search_that_has_a_limit_ends_with_what_went_wrong_last() {
     let server = FakeServer::start().await;
