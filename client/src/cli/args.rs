@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use arborcast_client::address::{AddressError, DEFAULT_MASTER_PORT, DEFAULT_PORT};
+use arborcast_client::address::{DEFAULT_MASTER_PORT, DEFAULT_PORT};
 use arborcast_client::{Address, Credentials, Identity, Options, Secret, Servers};
 use arborcast_proto::wire::message::ANONYMOUS;
 
@@ -35,15 +35,8 @@ pub(crate) struct Args {
     remote_port: u16,
     /// A master to ask for the least loaded server, when no --remote-hostname is given or none can be reached. Give it once
     /// for each; the port is 7100 where none is named.
-    #[arg(
-        long,
-        global = true,
-        value_name = "HOST:PORT",
-        env = "ARBORCAST_MASTERS",
-        value_delimiter = ',',
-        value_parser = master
-    )]
-    master: Vec<Address>,
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_delimiter = ',')]
+    master: Vec<String>,
     /// End with an error when the server is lost, and don't go on at another one.
     #[arg(long, global = true)]
     no_reconnect: bool,
@@ -54,11 +47,14 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn servers(&self) -> Result<Servers, Failure> {
-        let nobody_is_given = self.remote_hostname.is_empty() && self.master.is_empty();
-        let default = nobody_is_given.then_some("localhost");
-        let addresses = self.remote_hostname.iter().map(String::as_str).chain(default);
-        let addresses = addresses.map(|text| Address::parse(text, self.remote_port)).collect::<Result<_, _>>();
-        Ok(Servers { addresses: addresses.map_err(Failure::BadAddress)?, masters: self.master.clone() })
+        // A variable that is set to nothing names nobody.
+        let masters = self.master.iter().filter(|text| !text.is_empty());
+        let masters = addresses(masters, DEFAULT_MASTER_PORT)?;
+        let addresses = match self.remote_hostname.is_empty() && masters.is_empty() {
+            true => addresses(&["localhost".to_owned()], self.remote_port)?,
+            false => addresses(&self.remote_hostname, self.remote_port)?,
+        };
+        Ok(Servers { addresses, masters })
     }
 
     pub(crate) fn options(&self) -> Options {
@@ -94,8 +90,9 @@ impl Args {
     }
 }
 
-fn master(text: &str) -> Result<Address, AddressError> {
-    Address::parse(text, DEFAULT_MASTER_PORT)
+fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>, default_port: u16) -> Result<Vec<Address>, Failure> {
+    let addresses = texts.into_iter().map(|text| Address::parse(text, default_port));
+    addresses.collect::<Result<_, _>>().map_err(Failure::BadAddress)
 }
 
 fn secret_of_environment() -> Option<Secret> {

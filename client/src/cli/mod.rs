@@ -172,11 +172,13 @@ mod tests {
             ("-rh ::1", "[::1]:3780"),
             ("listen --master m --master n:1", "| m:7100 n:1"),
             ("listen --master m,n:1 -rh a", "a:3780 | m:7100 n:1"),
+            ("listen --master=", "localhost:3780"),
         ] {
             assert_eq!(servers(&parse(line)), expected, "{line}");
         }
-        assert!(Cli::try_parse_from(["arborcast", "--master", "m:x"]).is_err());
-        assert!(parse("-rh a:x").args.servers().is_err());
+        for wrong in ["--master m:x", "-rh a:x", "-rh a/b"] {
+            assert!(parse(wrong).args.servers().is_err(), "{wrong}");
+        }
     }
 
     fn parse(line: &str) -> Cli {
