@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use arborcast_client::{Event, Options, Publisher, Reconnect, Session, Subscriber};
 use fake::{Arborcast, FakeServer, QUIET, aarons_identity, activity, value, within};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 fn options() -> Options {
     let reconnect =
-        Reconnect { min_pause: Duration::from_millis(5), max_pause: Duration::from_millis(50), ..Reconnect::default() };
+        Reconnect { min_pause: Duration::from_millis(1), max_pause: Duration::from_millis(5), ..Reconnect::default() };
     Options { reconnect: Some(reconnect), ..Options::default() }
 }
 
@@ -225,6 +227,67 @@ async fn what_a_lost_server_gave_back_without_acknowledging_it_is_not_taken() {
         assert_eq!((publisher.taken(), publisher.published()), (0, 1));
     };
     tokio::join!(serving, client);
+}
+
+/// Plays servers that break off at random, while activities, acknowledgements and broadcasts are on their way. They remember
+/// together what they took, as a tree does.
+async fn serve_with_breaks(server: &FakeServer, count: u64, random: &mut StdRng) -> Vec<u64> {
+    let (mut taken, mut breaks) = (Vec::new(), 0);
+    loop {
+        let (mut peer, resume) = server.accept_extended(json!({})).await;
+        let mut told = resume["have"]["1/n1"].as_u64().unwrap_or(0);
+        let (mut acknowledged, mut left) = (None, random.random_range(1..100));
+        loop {
+            for n in taken.iter().skip(usize::try_from(told).unwrap()) {
+                told += 1;
+                peer.broadcast_named("1/n1", told, *n).await;
+            }
+            if left == 0 && breaks < 50 {
+                breaks += 1;
+                break;
+            }
+            left = left.max(1) - 1;
+            let message = peer.receive().await;
+            if message["command"] == "LOGOUT" {
+                assert_eq!(breaks, 50, "too few to mean anything");
+                return taken;
+            }
+            let number = message["number"].as_u64().unwrap();
+            assert!(number <= taken.len() as u64 + 1, "{number} behind {}", taken.len());
+            if number == taken.len() as u64 + 1 {
+                taken.push(message["activity"]["n"].as_u64().unwrap());
+            }
+            // Seldom enough that some are always lost; often enough that the window is never full for ever.
+            let before = *acknowledged.get_or_insert(number - 1);
+            if number >= before + 8 || number == count || random.random_bool(0.1) {
+                acknowledged = Some(number);
+                peer.acknowledge(number).await;
+            }
+        }
+    }
+}
+
+/// E3, E5: exactly once and in order, to the servers and from them.
+#[tokio::test]
+async fn whichever_connections_break_everything_is_taken_and_received_once_in_order() {
+    const COUNT: u64 = 5000;
+    let options = Options { window_messages: 16, ..options() };
+    for seed in 0..3 {
+        let server = FakeServer::start().await;
+        let mut random = StdRng::seed_from_u64(seed);
+        let client = async {
+            let (publisher, mut subscriber) = log_in(&server, &options).await;
+            let publishing = async {
+                publish(&publisher, 1..=COUNT).await;
+                within(publisher.flush()).await.unwrap();
+                assert_eq!((publisher.taken(), publisher.published()), (COUNT, COUNT));
+            };
+            tokio::join!(publishing, expect_activities(&mut subscriber, 1..=COUNT));
+            within(publisher.logout()).await.unwrap();
+        };
+        let (taken, ()) = tokio::join!(serve_with_breaks(&server, COUNT, &mut random), client);
+        assert!(taken.into_iter().eq(1..=COUNT), "seed {seed}");
+    }
 }
 
 /// E1: the longest idle are left out.

@@ -50,6 +50,7 @@ impl FakeServer {
 
     pub async fn accept(&self) -> Peer {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         Peer { stream: BufReader::new(stream) }
     }
 
