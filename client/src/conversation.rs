@@ -1,7 +1,6 @@
 //! The task behind a session: it alone owns the socket.
 
-use arborcast_proto::wire::{Activity, Have};
-use arborcast_proto::wire::{Message, RelayTag, Resume};
+use arborcast_proto::wire::{Activity, Have, Message, RelayTag, Resume};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::debug;

@@ -36,6 +36,10 @@ pub(crate) struct Arrived {
     pub(crate) have: Option<Have>,
 }
 
+/// How many servers may refuse a first login before that is believed. One that has just started may not know the user yet,
+/// and has the least load.
+const MAX_FIRST_REFUSALS: u32 = 3;
+
 /// The servers that one round has tried.
 type Tried = Vec<Address>;
 
@@ -84,21 +88,25 @@ impl Seeker {
     /// The first server that lets the session in; each is tried once.
     ///
     /// # Errors
-    /// A refusal at once, and otherwise why the last one did not.
+    /// A refusal, if there was one; otherwise why the last one did not.
     pub(crate) async fn find_first(&mut self, login: &Message) -> Result<Arrived, Error> {
         let mut tried = Tried::new();
-        let mut last_error = None;
+        let (mut last_error, mut refusal, mut refusals) = (None, None, 0);
         for source in [Source::Given, Source::Masters] {
             for server in self.untried(source, None, &tried, &mut last_error).await {
                 match self.log_in_at(&server, login).await {
                     Ok(arrived) => return Ok(arrived),
+                    Err(error @ Error::LoginFailed { .. }) if refusals + 1 < MAX_FIRST_REFUSALS => {
+                        refusals += 1;
+                        refusal = Some(error);
+                    }
                     Err(error) if error.is_refusal() => return Err(error),
                     Err(error) => last_error = Some(error),
                 }
                 tried.push(server);
             }
         }
-        Err(last_error.unwrap_or_else(nobody))
+        Err(refusal.or(last_error).unwrap_or_else(nobody))
     }
 
     /// Goes where a server says.

@@ -109,8 +109,8 @@ impl Session {
     /// Logs in at the first of these servers that can be reached, or wherever that one redirects to.
     ///
     /// # Errors
-    /// [`Error::LoginFailed`] when a server refuses, and whatever can happen to a connection when none could be reached:
-    /// each is tried once. What goes wrong after a redirection is told by the methods of the session.
+    /// [`Error::LoginFailed`] when three servers refuse, or all if there are fewer, and whatever can happen to a connection
+    /// when none could be reached: each is tried once. What goes wrong after a redirection is told by the methods of the session.
     pub async fn login(servers: impl Into<Servers>, identity: &Identity, options: &Options) -> Result<Self, Error> {
         let mut seeker = Seeker::new(servers.into(), options.clone());
         let passport = Passport::new(identity, options);
