@@ -9,6 +9,9 @@ use thiserror::Error;
 /// The port of a server that says no other (protocol, Command line of the original).
 pub const DEFAULT_PORT: u16 = 3780;
 
+/// The port of a master that says no other.
+pub const DEFAULT_MASTER_PORT: u16 = 7100;
+
 /// The longest name DNS has.
 const MAX_HOST: usize = 253;
 
@@ -47,6 +50,23 @@ impl Address {
         Ok(Self { host, port })
     }
 
+    /// Reads `host`, `host:port`, `[ipv6]:port` or a bare IPv6 address, with this port where there is none.
+    ///
+    /// # Errors
+    /// When no connection could ever be tried to it.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, AddressError> {
+        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or(port))),
+            None => match text.split_once(':') {
+                Some((host, port)) if !port.contains(':') => (host, Some(port)),
+                _ => (text, None),
+            },
+        };
+        let port = port.map_or(Ok(default_port), |port| port.parse().map_err(|_| AddressError::Port(quote(port))));
+        Self::new(host, port?)
+    }
+
     /// The host name or IP address.
     pub fn host(&self) -> &str {
         &self.host
@@ -58,21 +78,12 @@ impl Address {
     }
 }
 
-/// `host`, `host:port`, `[ipv6]:port` or a bare IPv6 address.
+/// As [`Address::parse`], with [`DEFAULT_PORT`].
 impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-            Some((host, "")) => (host, None),
-            Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or(port))),
-            None => match text.split_once(':') {
-                Some((host, port)) if !port.contains(':') => (host, Some(port)),
-                _ => (text, None),
-            },
-        };
-        let port = port.map_or(Ok(DEFAULT_PORT), |port| port.parse().map_err(|_| AddressError::Port(quote(port))));
-        Self::new(host, port?)
+        Self::parse(text, DEFAULT_PORT)
     }
 }
 

@@ -1,38 +1,28 @@
 //! The task behind a session: it alone owns the socket.
 
-use std::mem;
-use std::time::Duration;
-
-use arborcast_proto::wire::{Activity, Message};
-use tokio::sync::{mpsc, watch};
+use arborcast_proto::wire::{Activity, Have, Message, RelayTag, Resume};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::error::Error;
+use crate::event::Event;
 use crate::options::Options;
+use crate::program::{Intent, Program};
+use crate::received::{Arrival, Received};
+use crate::seeker::{Arrived, Seeker};
 use crate::session::Identity;
-use crate::unechoed::Unechoed;
 
-/// While this much is queued for the socket, nothing more is taken from the program: what lies here can't be flushed
-/// in one write anyway.
+/// While this much is queued for the socket, nothing more is: what lies here can't be flushed in one write anyway.
 const MAX_QUEUED: usize = 64 << 10;
-
-/// What the program wants.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Send this.
-    Publish(Activity),
-    /// Leave, once everything before it is sent.
-    Logout,
-}
 
 /// How far the session has come, for its halves to see.
 #[derive(Debug)]
 pub(crate) struct Progress {
     pub(crate) server: Address,
-    /// How many published activities came back.
+    /// How many published activities were acknowledged.
     pub(crate) taken: u64,
     /// Why it has ended. Set before the channels close.
     pub(crate) error: Option<Error>,
@@ -44,17 +34,6 @@ impl Progress {
     }
 }
 
-/// What the program may still want.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Intent {
-    /// Anything.
-    Publish,
-    /// Only to receive: its publisher is gone.
-    Listen,
-    /// LOGOUT is sent; the end of the stream is what it waits for.
-    Leave,
-}
-
 /// How a connection ended, if not by an error.
 #[derive(Debug)]
 enum Departure {
@@ -62,139 +41,154 @@ enum Departure {
     Redirected(Address),
 }
 
+/// Who the session is, to every server.
+#[derive(Debug)]
+pub(crate) struct Passport {
+    pub(crate) identity: Identity,
+    /// The session's id, the same wherever it logs in again (protocol, E1); without it plain sessions only.
+    pub(crate) session: Option<Box<str>>,
+    /// The line limit of servers.
+    pub(crate) max_line: usize,
+}
+
+impl Passport {
+    pub(crate) fn new(identity: &Identity, options: &Options) -> Self {
+        let session = options.extended.then(|| format!("{:032x}", rand::random::<u128>()).into());
+        Self { identity: identity.clone(), session, max_line: options.max_line }
+    }
+
+    /// The LOGIN of one who has received this, or was not in before.
+    pub(crate) fn login(&self, received: Option<&Received>) -> Message {
+        let login = |have: Option<Have>| {
+            let resume = self.session.clone().map(|session| Resume { session, have });
+            self.identity.login(resume)
+        };
+        let Some(received) = received else { return login(None) };
+        let room = self.max_line.saturating_sub(login(Some(Have::new())).to_line().len());
+        login(Some(received.have(room)))
+    }
+}
+
 /// Lives as long as the session. Awaits the server and the program at the same time and never one only: a program that
 /// doesn't take what arrives stops the reading, not the writing.
 #[derive(Debug)]
 pub(crate) struct Conversation {
     connection: Connection,
-    identity: Identity,
+    passport: Passport,
     options: Options,
-    commands: mpsc::Receiver<Command>,
-    received: mpsc::Sender<Vec<Activity>>,
+    seeker: Seeker,
+    program: Program,
     progress: watch::Sender<Progress>,
-    intent: Intent,
-    unechoed: Unechoed,
-    /// Since when the oldest unechoed activity has been waited for, the time in which nothing was read not counted.
-    echo_due_since: Instant,
-    /// Arrived, and not handed to the program yet. Nothing is read meanwhile.
-    batch: Vec<Activity>,
-    batch_since: Instant,
-    logged_in_at: Instant,
-    redirects: u32,
+    received: Received,
+    is_extended: bool,
+    has_said_logout: bool,
+    read_at: Instant,
+    /// The connection before ended because nothing was acknowledged, and nothing has been since.
+    is_unanswered: bool,
 }
 
 impl Conversation {
     /// Goes on with a connection that is logged in.
     pub(crate) fn new(
-        connection: Connection,
-        identity: Identity,
+        arrived: Arrived,
+        passport: Passport,
         options: Options,
-        commands: mpsc::Receiver<Command>,
-        received: mpsc::Sender<Vec<Activity>>,
+        seeker: Seeker,
+        program: Program,
         progress: watch::Sender<Progress>,
     ) -> Self {
-        let now = Instant::now();
+        let mut received = Received::default();
+        let is_extended = arrived.have.is_some();
+        received.merge(arrived.have.unwrap_or_default());
         Self {
-            unechoed: Unechoed::new(identity.username(), &options),
-            connection,
-            identity,
+            connection: arrived.connection,
+            passport,
             options,
-            commands,
-            received,
+            seeker,
+            program,
             progress,
-            intent: Intent::Publish,
-            echo_due_since: now,
-            batch: Vec::new(),
-            batch_since: now,
-            logged_in_at: now,
-            redirects: 0,
+            received,
+            is_extended,
+            has_said_logout: false,
+            read_at: Instant::now(),
+            is_unanswered: false,
         }
     }
 
-    /// Until the program leaves or something goes wrong; what arrived before that is still handed over.
+    /// Until the program leaves or something final goes wrong; what arrived before that is still handed over.
     pub(crate) async fn run(mut self) {
         if let Err(error) = self.converse().await {
             debug!(%error, "session ends");
             self.progress.send_modify(|progress| progress.error = Some(error));
         }
-        self.commands.close();
-        if !self.batch.is_empty() {
-            // Where nobody takes it any more, nobody misses it.
-            let _ = self.received.send(self.batch).await;
-        }
+        self.program.end().await;
     }
 
     async fn converse(&mut self) -> Result<(), Error> {
         loop {
-            match self.exchange().await {
+            let goes_on = match self.exchange().await {
                 Ok(Departure::LoggedOut) => return Ok(()),
-                Ok(Departure::Redirected(server)) => self.follow(&server).await?,
+                Ok(Departure::Redirected(target)) => self.follow(&target).await?,
                 Err(error) => {
                     self.connection.close(&error).await;
-                    return Err(error);
+                    if !error.is_worth_another_try() {
+                        return Err(error);
+                    }
+                    self.recover(error).await?
                 }
+            };
+            if !goes_on {
+                return Ok(());
             }
         }
     }
 
     /// Exchanges activities over one connection until it ends.
     async fn exchange(&mut self) -> Result<Departure, Error> {
-        let received = self.received.clone();
+        let events = self.program.events();
         loop {
-            if self.batch.is_empty()
+            if self.program.is_told_all()
                 && let Some(departure) = self.handle_arrivals()?
             {
                 return Ok(departure);
             }
-            let may_read = self.batch.is_empty();
+            self.send();
+            let may_read = self.program.is_told_all();
             // Compared here as well, since a timer that is always made anew might never be found to have run out.
-            let is_waiting = may_read && !self.unechoed.is_empty();
-            let echo_wait = self.options.echo_timeout.saturating_sub(self.echo_due_since.elapsed());
-            if is_waiting && echo_wait.is_zero() {
+            let is_waiting = may_read && !self.program.window.is_empty();
+            let patience = self.options.echo_timeout.saturating_sub(self.program.due_since.elapsed());
+            if is_waiting && patience.is_zero() {
                 let server = self.connection.server.clone();
                 return Err(Error::NoEcho { server, after: self.options.echo_timeout });
             }
-            let may_send = self.unechoed.has_room() && self.connection.writer.pending() < MAX_QUEUED;
+            let may_publish = self.program.may_publish() && self.connection.writer.pending() < MAX_QUEUED;
             // Reading comes last, since a server can keep it busy for ever; the window makes the others pause.
             tokio::select! {
                 biased;
-                command = self.commands.recv(), if self.intent == Intent::Publish && may_send => {
-                    self.handle_command(command);
-                }
+                command = self.program.commands.recv(), if may_publish => self.program.handle_command(command),
                 () = self.connection.writer.write(), if self.connection.writer.pending() > 0 => {}
-                permit = received.reserve(), if !may_read => {
-                    let batch = mem::take(&mut self.batch);
-                    // While the program kept us from reading, no echo could be seen.
-                    self.echo_due_since += self.batch_since.elapsed();
-                    // Without a subscriber it is thrown away.
-                    if let Ok(permit) = permit {
-                        permit.send(batch);
-                    }
-                }
+                room = events.reserve(), if !may_read => self.program.hand_over(room.ok()),
                 read = self.connection.reader.read(), if may_read => match read {
-                    Ok(()) => {}
-                    Err(_) if self.intent == Intent::Leave => return Ok(Departure::LoggedOut),
+                    Ok(()) => self.read_at = Instant::now(),
+                    Err(_) if self.program.intent == Intent::Leave => return Ok(Departure::LoggedOut),
                     Err(cause) => return Err(self.connection.lost(cause)),
                 },
-                () = sleep(echo_wait), if is_waiting => {}
+                () = sleep(patience), if is_waiting => {}
             }
         }
     }
 
-    fn handle_command(&mut self, command: Option<Command>) {
-        match command {
-            Some(Command::Publish(activity)) => {
-                if self.unechoed.is_empty() {
-                    self.echo_due_since = Instant::now();
-                }
-                self.connection.writer.queue(&self.identity.activity_message(activity.clone()));
-                self.unechoed.push(activity);
-            }
-            Some(Command::Logout) => {
-                self.connection.writer.queue(&Message::Logout);
-                self.intent = Intent::Leave;
-            }
-            None => self.intent = Intent::Listen,
+    /// Queues as much of what is to be sent as makes one write.
+    fn send(&mut self) {
+        let writer = &mut self.connection.writer;
+        while writer.pending() < MAX_QUEUED
+            && let Some((number, activity)) = self.program.window.next_to_send(self.is_extended)
+        {
+            writer.queue(&self.passport.identity.activity_message(number, activity.clone()));
+        }
+        if self.program.intent == Intent::Leave && self.program.window.is_sent() && !self.has_said_logout {
+            self.has_said_logout = true;
+            writer.queue(&Message::Logout);
         }
     }
 
@@ -203,11 +197,24 @@ impl Conversation {
         let mut taken = 0;
         let outcome = loop {
             match self.connection.next_message() {
-                Ok(Some(Message::ActivityBroadcast { activity, .. })) => {
-                    taken += u64::from(self.unechoed.handle_arrival(&activity));
-                    self.batch.push(activity);
+                Ok(Some(Message::ActivityBroadcast { relay, activity })) if self.is_extended => {
+                    self.handle_named(relay.as_ref(), activity);
                 }
-                Ok(Some(Message::Redirect { .. })) if self.intent == Intent::Leave => {
+                Ok(Some(Message::ActivityBroadcast { activity, .. })) => {
+                    taken += u64::from(self.program.window.handle_arrival(&activity));
+                    self.program.tell_activity(activity);
+                }
+                Ok(Some(Message::ActivityAck { number })) if self.is_extended => {
+                    taken += self.program.window.handle_ack(number);
+                }
+                Ok(Some(Message::RelayGap { origin, through })) if self.is_extended => {
+                    let missing = self.received.skip(&origin, through);
+                    if missing > 0 {
+                        self.program.tell(Event::Gap { origin: origin.to_string(), missing });
+                    }
+                }
+                Ok(Some(Message::RelayHave { have, .. })) if self.is_extended => self.received.merge(have),
+                Ok(Some(Message::Redirect { .. })) if self.program.intent == Intent::Leave => {
                     break Ok(Some(Departure::LoggedOut));
                 }
                 Ok(Some(Message::Redirect { hostname, port })) => break self.redirected(hostname, port).map(Some),
@@ -216,12 +223,24 @@ impl Conversation {
                 Err(error) => break Err(error),
             }
         };
-        self.batch_since = Instant::now();
         if taken > 0 {
-            self.echo_due_since = self.batch_since;
+            self.is_unanswered = false;
+            self.program.due_since = Instant::now();
             self.progress.send_modify(|progress| progress.taken += taken);
         }
         outcome
+    }
+
+    /// Takes in an activity of an extended session, unless it is there already (protocol, E3).
+    fn handle_named(&mut self, name: Option<&RelayTag>, activity: Activity) {
+        if let Some(name) = name {
+            match self.received.take(name) {
+                Arrival::Duplicate => return,
+                Arrival::New { missing: 0 } => {}
+                Arrival::New { missing } => self.program.tell(Event::Gap { origin: name.origin.to_string(), missing }),
+            }
+        }
+        self.program.tell_activity(activity);
     }
 
     fn redirected(&self, hostname: String, port: u16) -> Result<Departure, Error> {
@@ -230,47 +249,71 @@ impl Conversation {
         Ok(Departure::Redirected(target))
     }
 
-    /// Goes where the server says. It has processed nothing of what did not come back (protocol, Load and redirection),
-    /// so all of that is sent again.
-    async fn follow(&mut self, server: &Address) -> Result<(), Error> {
-        if self.logged_in_at.elapsed() >= self.options.answer_timeout {
-            self.redirects = 0;
+    /// Goes where the server says. It has processed nothing of what was not acknowledged (protocol, Load and redirection),
+    /// so all of that is sent again. Returns whether the session goes on.
+    async fn follow(&mut self, target: &Address) -> Result<bool, Error> {
+        let login = self.login();
+        let following = self.seeker.follow(&self.connection.server, target, &login);
+        match self.program.serve_during(following).await {
+            None => Ok(false),
+            Some(Ok(arrived)) => {
+                self.settle(arrived);
+                Ok(true)
+            }
+            Some(Err(error)) if error.is_worth_another_try() || error.is_refusal() => self.recover(error).await,
+            Some(Err(error)) => Err(error),
         }
-        let limit = self.options.max_redirects;
-        if self.redirects == limit {
-            return Err(Error::TooManyRedirects { server: self.connection.server.clone(), limit });
-        }
-        self.redirects += 1;
-        debug!(from = %self.connection.server, to = %server, "redirected");
-        sleep(pause_before_redirect(self.redirects)).await;
-        self.connection = Connection::open(server, &self.options).await?;
-        log_in(&mut self.connection, &self.identity, &self.options).await?;
-        for activity in self.unechoed.iter() {
-            self.connection.writer.queue(&self.identity.activity_message(activity.clone()));
-        }
-        self.logged_in_at = Instant::now();
-        self.echo_due_since = self.logged_in_at;
-        self.progress.send_modify(|progress| progress.server = server.clone());
-        Ok(())
     }
-}
 
-/// In a surge servers send clients back and forth until they have heard of each other's loads again, which takes an
-/// announcement interval (protocol, Load and redirection). So the first redirections are followed at once, later ones
-/// more and more slowly, up to a second; and not in step with the others in the surge.
-fn pause_before_redirect(redirects: u32) -> Duration {
-    let Some(doublings) = redirects.checked_sub(4) else { return Duration::ZERO };
-    let longest = Duration::from_millis(10 << doublings.min(7)).min(Duration::from_secs(1));
-    longest.mul_f64(rand::random_range(0.5..1.0))
-}
-
-/// Makes a new connection a session's.
-pub(crate) async fn log_in(connection: &mut Connection, identity: &Identity, options: &Options) -> Result<(), Error> {
-    match connection.ask(&identity.login(), options).await {
-        Ok(Message::LoginSuccess { info, .. }) => {
-            debug!(server = %connection.server, info, "logged in");
-            Ok(())
+    /// Finds another server after an error that may not happen there. Returns whether the session goes on.
+    async fn recover(&mut self, error: Error) -> Result<bool, Error> {
+        let Some(policy) = self.options.reconnect.clone() else { return Err(error) };
+        let is_unanswered = matches!(error, Error::NoEcho { .. });
+        if is_unanswered && self.is_hopeless() {
+            return Err(error);
         }
-        other => Err(connection.fail(other).await),
+        self.is_unanswered |= is_unanswered;
+        let lost_at = Instant::now();
+        let lost = self.connection.server.clone();
+        debug!(server = %lost, %error, "lost");
+        self.program.tell(Event::Lost { server: lost.clone(), error: error.clone() });
+        let login = self.login();
+        let search = self.seeker.find_again(&lost, error, &login, &policy);
+        let Some(found) = self.program.serve_during(search).await else { return Ok(false) };
+        let is_resumed = self.settle(found?);
+        let (server, after) = (self.connection.server.clone(), lost_at.elapsed());
+        self.program.tell(Event::Reconnected { server, after, is_resumed });
+        Ok(true)
+    }
+
+    /// Whether an activity that did not come back would not come back elsewhere either: of a server that gives back others
+    /// it must be feared that it changes them, and sending them again and again would be worse than giving up. In an
+    /// extended session the servers drop what they have seen.
+    fn is_hopeless(&self) -> bool {
+        !self.is_extended && (self.is_unanswered || self.read_at > self.program.due_since)
+    }
+
+    fn login(&self) -> Message {
+        // What arrives where nobody listens need not be asked for again.
+        let resumes = self.is_extended && self.program.is_subscribed();
+        self.passport.login(resumes.then_some(&self.received))
+    }
+
+    /// Goes on over a new connection. Returns whether what was missed meanwhile follows.
+    fn settle(&mut self, arrived: Arrived) -> bool {
+        let was_resumable = self.is_extended && self.program.is_subscribed();
+        self.connection = arrived.connection;
+        self.is_extended = arrived.have.is_some();
+        if !(was_resumable && self.is_extended) {
+            // What a plain session receives has no names: where it ends, nobody can say what is lacking.
+            self.received.forget_origins();
+        }
+        self.received.merge(arrived.have.unwrap_or_default());
+        self.program.window.rewind();
+        self.has_said_logout = false;
+        self.program.due_since = Instant::now();
+        self.read_at = self.program.due_since;
+        self.progress.send_modify(|progress| progress.server = self.connection.server.clone());
+        was_resumable && self.is_extended
     }
 }

@@ -12,8 +12,8 @@ use crate::address::{Address, AddressError};
 
 /// Why something did not work: which server, what happened, and what to try.
 ///
-/// Every variant but [`TooLong`](Self::TooLong) ends the session. Published activities that had not come back by then
-/// may have been delivered or not.
+/// As an error of a session every variant but [`TooLong`](Self::TooLong) ends it; published activities that were not
+/// acknowledged by then may have been delivered or not. In [`Event::Lost`](crate::Event::Lost) it does not.
 #[derive(Debug, Clone, Error)]
 pub enum Error {
     /// The server closed the session because of a message's username or secret. Not normal: a session sends those it
@@ -72,7 +72,7 @@ pub enum Error {
         info: String,
     },
     /// The connection broke, or the server closed it without saying why.
-    #[error("lost the connection to {server}: {}; log in again, there or at another server", plain(cause))]
+    #[error("lost the connection to {server}: {}", plain(cause))]
     Lost {
         /// Who was connected.
         server: Address,
@@ -89,14 +89,22 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
-    /// A published activity did not come back within [`echo_timeout`](crate::Options::echo_timeout): the server hangs,
-    /// or it changes activities so much that they can't be recognised.
-    #[error("{server} did not give back a published activity within {after:?}; it may be overloaded or hang")]
+    /// A published activity was not acknowledged within [`echo_timeout`](crate::Options::echo_timeout), or did not come
+    /// back in a plain session: the server hangs, or it changes activities so much that they can't be recognised.
+    #[error(
+        "{server} neither acknowledged nor gave back a published activity within {after:?}; it may be overloaded or hang"
+    )]
     NoEcho {
         /// Who has it.
         server: Address,
         /// How long was waited.
         after: Duration,
+    },
+    /// There is no server to try: no address was given, and no master names one.
+    #[error("no server is known: {reason}; check that the masters and a node run, and their addresses")]
+    NoServer {
+        /// What the masters said.
+        reason: String,
     },
     /// The name is taken, or the servers could not agree on it in time.
     #[error("{server} refused the registration: {}; choose another username, or try again", printable(info))]
@@ -149,6 +157,39 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether another server, or the same one later, may do better.
+    pub(crate) fn is_worth_another_try(&self) -> bool {
+        match self {
+            Self::BadRedirect { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Lost { .. }
+            | Self::NoAnswer { .. }
+            | Self::NoEcho { .. }
+            | Self::NoServer { .. }
+            | Self::TooManyRedirects { .. }
+            | Self::UnknownHost { .. } => true,
+            Self::AuthenticationFail { .. }
+            | Self::Ended
+            | Self::InvalidMessage { .. }
+            | Self::LoginFailed { .. }
+            | Self::RegisterFailed { .. }
+            | Self::TooLong { .. }
+            | Self::Undecodable { .. }
+            | Self::Unexpected { .. } => false,
+        }
+    }
+
+    /// Whether a server has said no to a login.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::AuthenticationFail { .. } | Self::InvalidMessage { .. } | Self::LoginFailed { .. })
+    }
+
+    /// Whether nothing was sent, so that whatever it was can be asked of another server.
+    pub(crate) fn is_before_the_request(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UnknownHost { .. })
+    }
+
     /// What to tell the server in INVALID_MESSAGE, if it was the server that broke the protocol.
     pub(crate) fn complaint(&self) -> Option<String> {
         match self {

@@ -151,7 +151,7 @@ async fn the_servers_reason_for_refusing_a_login_is_said() {
     let server = FakeServer::start().await;
     let listening = Arborcast::start(&["listen", "-u", "aaron", "-s", "guess"], server.port());
     let mut peer = server.accept().await;
-    peer.expect(json!({ "command": "LOGIN", "username": "aaron", "secret": "guess" })).await;
+    peer.expect_login(json!({ "command": "LOGIN", "username": "aaron", "secret": "guess" })).await;
     peer.send(&json!({ "command": "LOGIN_FAILED", "info": "attempt to login with wrong secret" })).await;
     let ended = listening.end().await;
     ended.expect_code(1);

@@ -13,7 +13,7 @@ async fn a_redirect_in_the_same_segment_as_the_login_success_is_followed() {
     let (first, second) = (FakeServer::start().await, FakeServer::start().await);
     let servers = async {
         let mut peer = first.accept().await;
-        peer.expect(json!({ "command": "LOGIN", "username": "aaron", "secret": "s3cret" })).await;
+        peer.expect_login(json!({ "command": "LOGIN", "username": "aaron", "secret": "s3cret" })).await;
         let success = json!({ "command": "LOGIN_SUCCESS", "info": "logged in as user aaron" });
         peer.send_raw(format!("{success}\n{}\n", second.redirect()).as_bytes()).await;
         let mut moved = second.accept_login("aaron").await;
@@ -71,7 +71,7 @@ async fn a_late_redirect_is_followed_and_what_did_not_come_back_is_sent_again_in
 #[tokio::test]
 async fn redirections_without_end_are_an_error() {
     let server = FakeServer::start().await;
-    let options = Options { max_redirects: 3, ..Options::default() };
+    let options = Options { max_redirects: 3, reconnect: None, ..Options::default() };
     let circling = async {
         for _ in 0..4 {
             server.accept_login("anonymous").await.send(&server.redirect()).await;
@@ -90,6 +90,7 @@ async fn redirections_without_end_are_an_error() {
 #[tokio::test]
 async fn a_redirect_to_nowhere_names_the_place() {
     let server = FakeServer::start().await;
+    let options = Options { reconnect: None, ..Options::default() };
     for (hostname, expected) in [("127.0.0.1", "cannot connect to 127.0.0.1:1:"), ("\u{1b}[2J", "redirects to a place")]
     {
         let serving = async {
@@ -97,7 +98,7 @@ async fn a_redirect_to_nowhere_names_the_place() {
             peer.send(&json!({ "command": "REDIRECT", "hostname": hostname, "port": 1 })).await;
         };
         let client = async {
-            let session = Session::login(&server.address(), &aarons_identity(), &Options::default()).await.unwrap();
+            let session = Session::login(&server.address(), &aarons_identity(), &options).await.unwrap();
             let (publisher, mut subscriber) = session.split();
             let error = within(subscriber.next()).await.unwrap().unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");

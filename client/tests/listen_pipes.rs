@@ -66,9 +66,9 @@ async fn a_signal_ends_it_with_a_logout() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_an_error_behind_what_came_before_it() {
+async fn without_reconnecting_a_lost_connection_is_an_error_behind_what_came_before_it() {
     let server = FakeServer::start().await;
-    let listening = Arborcast::start(&["listen"], server.port());
+    let listening = Arborcast::start(&["listen", "--no-reconnect"], server.port());
     let mut peer = server.accept_login("anonymous").await;
     peer.broadcast(json!({ "n": 1 }), "bert").await;
     drop(peer);
@@ -92,6 +92,6 @@ async fn the_secret_comes_from_a_flag_a_file_or_the_environment() {
         let _listening =
             Arborcast::start_with(args, server.port(), |command| command.env("ARBORCAST_SECRET", "from environment"));
         let mut peer = server.accept().await;
-        peer.expect(json!({ "command": "LOGIN", "username": "aaron", "secret": secret })).await;
+        peer.expect_login(json!({ "command": "LOGIN", "username": "aaron", "secret": secret })).await;
     }
 }

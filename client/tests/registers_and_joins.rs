@@ -44,7 +44,7 @@ async fn a_name_without_a_secret_registers_and_logs_in_on_one_connection() {
     let request = peer.receive().await;
     assert_eq!(joined.stderr_line().await, format!("secret: {}\n", request["secret"].as_str().unwrap()));
     peer.send(&json!({ "command": "REGISTER_SUCCESS", "info": "register success for aaron" })).await;
-    peer.expect(json!({ "command": "LOGIN", "username": "aaron", "secret": request["secret"] })).await;
+    peer.expect_login(json!({ "command": "LOGIN", "username": "aaron", "secret": request["secret"] })).await;
     peer.send(&json!({ "command": "LOGIN_SUCCESS", "info": "logged in as user aaron" })).await;
     joined.end_input();
     peer.expect_logout().await;
@@ -86,9 +86,9 @@ async fn ctrl_c_leaves_though_a_line_is_being_waited_for() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_ends_it_though_a_line_is_being_waited_for() {
+async fn without_reconnecting_a_lost_connection_ends_it_though_a_line_is_being_waited_for() {
     let server = FakeServer::start().await;
-    let joined = Arborcast::start(&[], server.port());
+    let joined = Arborcast::start(&["--no-reconnect"], server.port());
     drop(server.accept_login("anonymous").await);
     let ended = joined.end().await;
     ended.expect_code(1);

@@ -58,7 +58,7 @@ async fn a_bad_line_ends_it_and_what_came_before_is_taken() {
     ended.expect_code(1);
     assert_eq!(
         ended.stderr,
-        "arborcast: line 2 is not a JSON object on one line; what stands before it was taken (1), nothing from it on was \
+        "arborcast: line 2 is not a JSON object on one line; what stands before it was acknowledged (1), nothing from it on was \
          sent\n"
     );
 }
@@ -71,9 +71,9 @@ async fn a_bad_argument_is_told_without_asking_a_server() {
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_a_failure_that_counts_what_was_taken() {
+async fn without_reconnecting_a_lost_connection_is_a_failure_that_counts_what_was_taken() {
     let server = FakeServer::start().await;
-    let mut sending = Arborcast::start(&["send"], server.port());
+    let mut sending = Arborcast::start(&["send", "--no-reconnect"], server.port());
     let mut peer = server.accept_login("anonymous").await;
     sending.type_in("{\"n\":0}\n{\"n\":1}\n").await;
     sending.end_input();
@@ -84,7 +84,7 @@ async fn a_lost_connection_is_a_failure_that_counts_what_was_taken() {
     let ended = sending.end().await;
     ended.expect_code(1);
     assert!(ended.stderr.contains("lost the connection"), "{}", ended.stderr);
-    assert!(ended.stderr.ends_with("1 of 2 activities were taken\n"), "{}", ended.stderr);
+    assert!(ended.stderr.ends_with("1 of 2 activities were acknowledged\n"), "{}", ended.stderr);
 }
 
 #[tokio::test]
@@ -99,5 +99,5 @@ async fn ctrl_c_says_how_many_were_taken() {
     peer.expect_logout().await;
     let ended = sending.end().await;
     ended.expect_code(130);
-    assert_eq!(ended.stderr, "arborcast: interrupted; 0 of 2 activities were taken\n");
+    assert_eq!(ended.stderr, "arborcast: interrupted; 0 of 2 activities were acknowledged\n");
 }

@@ -270,6 +270,11 @@ impl Forest {
         self.masters.iter().flatten().next().expect("a master is alive")
     }
 
+    /// Where all masters listen, or did.
+    pub fn master_addresses(&self) -> &[SocketAddr] {
+        &self.master_addresses
+    }
+
     /// Kills one master.
     pub fn kill_master(&mut self, master: usize) {
         self.masters[master] = None;

@@ -262,6 +262,13 @@ impl Peer {
         }
     }
 
+    /// The next line, which must be a LOGIN with these credentials, whatever else it asks for.
+    #[track_caller]
+    pub fn expect_login(&mut self, username: &str, secret: &str) {
+        let login = self.expect_command("LOGIN");
+        assert_eq!((&login["username"], &login["secret"]), (&username.into(), &secret.into()));
+    }
+
     /// Reads until a line of which `wanted` makes something, and passes over the lines before it; `what` names it.
     #[track_caller]
     pub fn expect<T>(&mut self, what: &str, mut wanted: impl FnMut(&Line) -> Option<T>) -> T {

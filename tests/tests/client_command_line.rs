@@ -52,7 +52,7 @@ fn with_a_name_only_the_client_makes_a_secret_registers_and_logs_in() {
     let secret = register["secret"].as_str().expect("a secret is a string");
     assert!(secret.len() >= 16, "a secret of {} characters", secret.len());
     session.send(answer("REGISTER_SUCCESS"));
-    session.expect_message(&lines::login("aaron", secret));
+    session.expect_login("aaron", secret);
     session.send(answer("LOGIN_SUCCESS"));
     session.expect_command("LOGOUT");
     drop(session);
@@ -70,7 +70,7 @@ fn with_a_name_and_a_secret_the_client_logs_in() {
         let server = FakeParent::listen();
         let client = client(server.address(), &[names[0], "aaron", names[1], "s3"]);
         let mut session = server.accept();
-        session.expect_message(&lines::login("aaron", "s3"));
+        session.expect_login("aaron", "s3");
         session.send(answer("LOGIN_SUCCESS"));
         session.expect_command("LOGOUT");
         drop(session);
@@ -85,13 +85,13 @@ fn the_client_follows_a_redirect() {
     // One that stays until something arrives: another might be content and gone before the REDIRECT comes.
     let client = client(first.address(), &["listen", "--count", "1", "-u", "aaron", "-s", "s3"]);
     let mut session = first.accept();
-    session.expect_message(&lines::login("aaron", "s3"));
+    session.expect_login("aaron", "s3");
     session.send(answer("LOGIN_SUCCESS"));
     let port = second.address().port();
     session.send(format!(r#"{{"command":"REDIRECT","hostname":"127.0.0.1","port":{port}}}"#));
     drop(session);
     let mut session = second.accept();
-    session.expect_message(&lines::login("aaron", "s3"));
+    session.expect_login("aaron", "s3");
     session.send(answer("LOGIN_SUCCESS"));
     session.send(lines::broadcast("{}"));
     session.expect_command("LOGOUT");

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use arborcast_client::address::DEFAULT_PORT;
-use arborcast_client::{Address, Credentials, Identity, Secret};
+use arborcast_client::address::{DEFAULT_MASTER_PORT, DEFAULT_PORT};
+use arborcast_client::{Address, Credentials, Identity, Options, Secret, Servers};
 use arborcast_proto::wire::message::ANONYMOUS;
 
 use super::failure::Failure;
@@ -26,20 +26,43 @@ pub(crate) struct Args {
     /// A file whose first line is the user's secret.
     #[arg(long, global = true, value_name = "FILE")]
     secret_file: Option<PathBuf>,
-    /// The server to connect to; -rh for short.
-    #[arg(long, global = true, value_name = "HOST", default_value = "localhost")]
-    remote_hostname: String,
-    /// The server's port; -rp for short.
+    /// A server to connect to, as HOST or HOST:PORT; -rh for short. Given several times, the others are for when one can't
+    /// be reached. Without it, and without --master: localhost.
+    #[arg(long, global = true, value_name = "HOST")]
+    remote_hostname: Vec<String>,
+    /// The port of servers that are given without one; -rp for short.
     #[arg(long, global = true, value_name = "PORT", default_value_t = DEFAULT_PORT)]
     remote_port: u16,
+    /// A master to ask for the least loaded server, when no --remote-hostname is given or none can be reached. Give it once
+    /// for each; the port is 7100 where none is named.
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_delimiter = ',')]
+    master: Vec<String>,
+    /// End with an error when the server is lost, and don't go on at another one.
+    #[arg(long, global = true)]
+    no_reconnect: bool,
     /// Log to standard error what happens; RUST_LOG says it more finely.
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
 }
 
 impl Args {
-    pub(crate) fn server(&self) -> Result<Address, Failure> {
-        Address::new(self.remote_hostname.as_str(), self.remote_port).map_err(Failure::BadAddress)
+    pub(crate) fn servers(&self) -> Result<Servers, Failure> {
+        // A variable that is set to nothing names nobody.
+        let masters = self.master.iter().filter(|text| !text.is_empty());
+        let masters = addresses(masters, DEFAULT_MASTER_PORT)?;
+        let addresses = match self.remote_hostname.is_empty() && masters.is_empty() {
+            true => addresses(&["localhost".to_owned()], self.remote_port)?,
+            false => addresses(&self.remote_hostname, self.remote_port)?,
+        };
+        Ok(Servers { addresses, masters })
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        let mut options = Options::default();
+        if self.no_reconnect {
+            options.reconnect = None;
+        }
+        options
     }
 
     /// Who to log in as, when it must be possible without registering.
@@ -65,6 +88,11 @@ impl Args {
             Some(username) => Ok(Some((username.to_owned(), secret.or_else(secret_of_environment)))),
         }
     }
+}
+
+fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>, default_port: u16) -> Result<Vec<Address>, Failure> {
+    let addresses = texts.into_iter().map(|text| Address::parse(text, default_port));
+    addresses.collect::<Result<_, _>>().map_err(Failure::BadAddress)
 }
 
 fn secret_of_environment() -> Option<Secret> {

@@ -20,7 +20,7 @@ pub(crate) enum Failure {
     #[error("{0}")]
     BadAddress(AddressError),
     /// A line of standard input is no activity.
-    #[error("line {number} is {reason}; what stands before it was taken ({taken}), nothing from it on was sent")]
+    #[error("line {number} is {reason}; what stands before it was acknowledged ({taken}), nothing from it on was sent")]
     BadLine { number: u64, reason: String, taken: u64 },
     /// The file is there but says nothing.
     #[error("there is no secret in the first line of {}", path.display())]
@@ -28,8 +28,8 @@ pub(crate) enum Failure {
     /// Standard input can't be read.
     #[error("cannot read standard input: {0}")]
     Input(io::Error),
-    /// A signal came before everything was taken.
-    #[error("interrupted; {taken} of {published} activities were taken")]
+    /// A signal came before everything was acknowledged.
+    #[error("interrupted; {taken} of {published} activities were acknowledged")]
     Interrupted { exit_code: u8, taken: u64, published: u64 },
     /// A name can't log in without its secret.
     #[error(
@@ -56,7 +56,7 @@ pub(crate) enum Failure {
     #[error("give either --secret or --secret-file, not both")]
     TwoSecrets,
     /// The session ended while there was more to send.
-    #[error("{cause}; {taken} of {published} activities were taken")]
+    #[error("{cause}; {taken} of {published} activities were acknowledged")]
     Unfinished { cause: Error, taken: u64, published: u64 },
 }
 

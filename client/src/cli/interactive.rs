@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use arborcast_client::{Credentials, Error, Options, Publisher, Session};
+use arborcast_client::{Credentials, Error, Publisher, Session};
 use tokio_util::sync::CancellationToken;
 
 use super::args::{Args, random_secret};
@@ -27,7 +27,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
         sent
     };
     tokio::select! {
-        // The order matters: after a lost connection both fail, and this says it once.
+        // The order matters: when the session ends both fail, and this says it once.
         (printed, typed) = async { tokio::join!(printing, typing) } => printed.and(typed),
         _ = interrupt.wait() => {
             let _ = publisher.logout().await;
@@ -38,17 +38,17 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
 
 /// Logs in; a user without a secret is registered first.
 async fn join(args: &Args) -> Result<Session, Failure> {
-    let (server, options) = (args.server()?, Options::default());
+    let (servers, options) = (args.servers()?, args.options());
     if let Some((username, None)) = args.user()? {
         let secret = random_secret();
         // Before the name is taken: were its secret lost on the way, so would be the name.
         let _ = writeln!(io::stderr(), "secret: {}", secret.expose());
-        return Ok(Session::register(&server, &Credentials { username, secret }, &options).await?);
+        return Ok(Session::register(servers, &Credentials { username, secret }, &options).await?);
     }
-    Ok(Session::login(&server, &args.identity()?, &options).await?)
+    Ok(Session::login(servers, &args.identity()?, &options).await?)
 }
 
-/// Sends every line until the input ends or nobody reads the output, and waits until the server has taken all.
+/// Sends every line until the input ends or nobody reads the output, and waits until all is acknowledged.
 async fn send_lines(publisher: &Publisher, no_reader: &CancellationToken) -> Result<(), Failure> {
     let mut lines = Lines::of_stdin();
     while let Some(Some(line)) = no_reader.run_until_cancelled(lines.next()).await.transpose()? {

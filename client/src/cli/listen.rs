@@ -1,6 +1,6 @@
 //! `arborcast listen`.
 
-use arborcast_client::{Options, Session};
+use arborcast_client::Session;
 
 use super::args::Args;
 use super::failure::Failure;
@@ -8,7 +8,7 @@ use super::interrupt::Interrupt;
 use super::output::print;
 
 pub(crate) async fn run(args: &Args, count: Option<usize>) -> Result<(), Failure> {
-    let session = Session::login(&args.server()?, &args.identity()?, &Options::default()).await?;
+    let session = Session::login(args.servers()?, &args.identity()?, &args.options()).await?;
     let mut interrupt = Interrupt::new()?;
     let (publisher, subscriber) = session.split();
     tokio::select! {

@@ -26,12 +26,19 @@ use failure::Failure;
 
 const EXAMPLES: &str = "\
 Without a command: prints what arrives, one JSON activity per line, and sends each JSON object typed. At the end of the \
-input it waits until everything is taken, and leaves. With a username and no secret it registers the name first, with \
+input it waits until everything is acknowledged, and leaves. With a username and no secret it registers the name first, with \
 a random secret that it prints on standard error.
+
+When the server is lost it goes on at another one: of those given, of those that the masters know, or of those that \
+servers have told it of; for ever, with pauses of up to five seconds. It says so on standard error. Extended servers \
+send what was missed meanwhile. Ctrl-C ends it at any time.
 
 Examples:
   arborcast                                    join localhost:3780 as anonymous
   arborcast -rh node1.example -rp 4000         join another server
+  arborcast -rh node1.example -rh node2.example:4000         join the first that can be reached
+  arborcast --master a.example:7100 --master b.example:7101  join the least loaded
+  ARBORCAST_MASTERS=a.example:7100,b.example:7101 arborcast  the same
   arborcast -u aaron                           register aaron, then join
   arborcast listen | jq .verb                  what everybody does, live
   arborcast send '{\"verb\":\"waves\"}'            say one thing
@@ -41,26 +48,32 @@ Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted while sen
 
 const LISTEN_EXAMPLES: &str = "\
 One JSON object per line, flushed as they arrive. Ends with exit code 0 on Ctrl-C, on SIGTERM, and when nobody reads \
-its output any more.
+its output any more. On standard error it says when the server is lost, where it goes on, and how many activities are \
+missing where there is a gap.
 
 Examples:
   arborcast listen | jq .verb
+  arborcast listen --master a.example:7100
   arborcast listen --count 1
   arborcast listen -u aaron --secret-file aaron.secret -rh node1.example";
 
 const SEND_EXAMPLES: &str = "\
 Without ACTIVITY, every line of standard input is one; blank lines are skipped. The first line that is not a JSON \
 object ends it: everything before that line is sent, nothing from it on, and the exit code is 1. The exit code is 0 \
-only when the server has taken everything, which is known because everything came back.
+only when everything is acknowledged: no single server can lose it any more. (Plain servers acknowledge nothing: there \
+it is when everything came back, and after a lost connection what did not is sent again.) A lost server is replaced by \
+another one, and what was not acknowledged is sent there; Ctrl-C says how much was. --no-reconnect ends with exit code 1 \
+instead.
 
 Examples:
+  arborcast send --master a.example:7100 --master b.example:7101 < activities.jsonl
   arborcast send '{\"verb\":\"waves\"}'
   arborcast send -u aaron --secret-file aaron.secret < activities.jsonl
   tail -f log.jsonl | arborcast send -rh node1.example";
 
 const REGISTER_EXAMPLES: &str = "\
 Without a secret it makes a random one and prints it on standard output, alone on its line. What the server says goes \
-to standard error.
+to standard error. Another server is asked only where the one before took no connection.
 
 Examples:
   arborcast register -u aaron > aaron.secret && arborcast -u aaron --secret-file aaron.secret
@@ -143,12 +156,40 @@ mod tests {
     #[test]
     fn options_stand_before_or_after_the_command() {
         for line in ["-u aaron -rh far -rp 4000 listen --count 3", "listen -u aaron --count 3 -rp=4000 -rh=far"] {
-            let cli = Cli::parse_from(args::with_long_names(
-                std::iter::once("arborcast").chain(line.split(' ')).map(Into::into),
-            ));
+            let cli = parse(line);
             assert!(matches!(cli.command, Some(Command::Listen { count: Some(3) })));
             assert_eq!(cli.args.username.as_deref(), Some("aaron"));
-            assert_eq!(cli.args.server().unwrap().to_string(), "far:4000");
+            assert_eq!(servers(&cli), "far:4000");
         }
+    }
+
+    #[test]
+    fn servers_and_masters_stand_beside_each_other_and_localhost_for_neither() {
+        for (line, expected) in [
+            ("listen", "localhost:3780"),
+            ("listen -rp 4000", "localhost:4000"),
+            ("-rh a -rh b:1 listen -rp 2", "a:2 b:1"),
+            ("-rh ::1", "[::1]:3780"),
+            ("listen --master m --master n:1", "| m:7100 n:1"),
+            ("listen --master m,n:1 -rh a", "a:3780 | m:7100 n:1"),
+            ("listen --master=", "localhost:3780"),
+        ] {
+            assert_eq!(servers(&parse(line)), expected, "{line}");
+        }
+        for wrong in ["--master m:x", "-rh a:x", "-rh a/b"] {
+            assert!(parse(wrong).args.servers().is_err(), "{wrong}");
+        }
+    }
+
+    fn parse(line: &str) -> Cli {
+        Cli::parse_from(args::with_long_names(std::iter::once("arborcast").chain(line.split(' ')).map(Into::into)))
+    }
+
+    fn servers(cli: &Cli) -> String {
+        let servers = cli.args.servers().unwrap();
+        let masters = servers.masters.iter().map(ToString::to_string);
+        let bar = (!servers.masters.is_empty()).then(|| "|".to_owned());
+        let all: Vec<_> = servers.addresses.iter().map(ToString::to_string).chain(bar).chain(masters).collect();
+        all.join(" ")
     }
 }

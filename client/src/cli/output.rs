@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, Write as _};
 
-use arborcast_client::Subscriber;
+use arborcast_client::{Event, Subscriber};
 use tokio::io::AsyncWriteExt as _;
 
 use super::failure::Failure;
@@ -14,10 +14,17 @@ pub(crate) async fn print(mut subscriber: Subscriber, limit: Option<usize>) -> R
     let mut stdout = tokio::io::stdout();
     let mut left = limit.unwrap_or(usize::MAX);
     while left > 0
-        && let Some(batch) = subscriber.next_batch().await
+        && let Some(event) = subscriber.next_event().await
     {
+        let batch = match event? {
+            Event::Activities(batch) => batch,
+            other => {
+                say_event(&other);
+                continue;
+            }
+        };
         let mut lines = Vec::new();
-        for activity in batch?.iter().take(left) {
+        for activity in batch.iter().take(left) {
             lines.extend_from_slice(activity.as_bytes());
             lines.push(b'\n');
             left -= 1;
@@ -29,6 +36,22 @@ pub(crate) async fn print(mut subscriber: Subscriber, limit: Option<usize>) -> R
         }
     }
     Ok(())
+}
+
+/// Says on standard error what has happened to the session, in one line. Activities are nothing to be said.
+pub(crate) fn say_event(event: &Event) {
+    match event {
+        Event::Activities(_) => {}
+        Event::Lost { error, .. } => say(format_args!("{error}; looking for another server")),
+        Event::Reconnected { server, after, is_resumed } => {
+            let missing = if *is_resumed { "" } else { "; what others published meanwhile may be missing" };
+            say(format_args!("back at {server} after {:.1} s{missing}", after.as_secs_f64()));
+        }
+        Event::Gap { origin, missing } => {
+            let origin = origin.replace(char::is_control, "\u{fffd}");
+            say(format_args!("a gap: at least {missing} activities that entered the tree at {origin} are lost"));
+        }
+    }
 }
 
 /// Says something on standard error. If nobody listens there, there is nobody left to tell.

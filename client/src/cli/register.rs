@@ -2,7 +2,7 @@
 
 use std::io::{self, Write as _};
 
-use arborcast_client::{Credentials, Options, register};
+use arborcast_client::{Credentials, register};
 
 use super::args::{Args, random_secret};
 use super::failure::Failure;
@@ -10,7 +10,7 @@ use super::output::say;
 
 pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
     let (username, secret) = args.user()?.ok_or(Failure::NoUsername)?;
-    let server = args.server()?;
+    let servers = args.servers()?;
     let secret = match secret {
         Some(secret) => secret,
         None => {
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
             secret
         }
     };
-    let info = register(&server, &Credentials { username, secret }, &Options::default()).await?;
+    let info = register(servers, &Credentials { username, secret }, &args.options()).await?;
     say(info.replace(char::is_control, "\u{fffd}"));
     Ok(())
 }

@@ -50,6 +50,7 @@ impl FakeServer {
 
     pub async fn accept(&self) -> Peer {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
+        stream.set_nodelay(true).unwrap();
         Peer { stream: BufReader::new(stream) }
     }
 
@@ -60,6 +61,23 @@ impl FakeServer {
         assert_eq!((&login["command"], &login["username"]), (&json!("LOGIN"), &json!(username)));
         peer.send(&json!({ "command": "LOGIN_SUCCESS", "info": "logged in" })).await;
         peer
+    }
+
+    /// Accepts a connection that asks for an extended session, and gets one. Returns what it asked with as well.
+    pub async fn accept_extended(&self, have: Value) -> (Peer, Value) {
+        self.accept_extended_knowing(have, &[]).await
+    }
+
+    /// The same, at a server that knows of others.
+    pub async fn accept_extended_knowing(&self, have: Value, others: &[&Self]) -> (Peer, Value) {
+        let mut peer = self.accept().await;
+        let mut login = peer.receive().await;
+        assert_eq!(login["command"], "LOGIN");
+        let target = |other: &&Self| json!({ "id": "other", "hostname": "127.0.0.1", "port": other.port() });
+        let servers: Vec<_> = others.iter().map(target).collect();
+        let success = json!({ "command": "LOGIN_SUCCESS", "info": "logged in", "have": have, "servers": servers });
+        peer.send(&success).await;
+        (peer, login["resume"].take())
     }
 }
 
@@ -78,6 +96,32 @@ impl Peer {
 
     pub async fn expect(&mut self, message: Value) {
         assert_eq!(self.receive().await, message);
+    }
+
+    /// Expects a LOGIN like this one, whatever it asks for beside it.
+    pub async fn expect_login(&mut self, login: Value) {
+        let mut message = self.receive().await;
+        message.as_object_mut().unwrap().remove("resume");
+        assert_eq!(message, login);
+    }
+
+    /// Expects an ACTIVITY_MESSAGE with a number, and returns that and what is `n` in the activity.
+    pub async fn receive_numbered(&mut self) -> (u64, u64) {
+        let message = self.receive().await;
+        assert_eq!(message["command"], "ACTIVITY_MESSAGE");
+        (message["number"].as_u64().unwrap(), message["activity"]["n"].as_u64().unwrap())
+    }
+
+    /// Acknowledges what was published in an extended session.
+    pub async fn acknowledge(&mut self, number: u64) {
+        self.send(&json!({ "command": "ACTIVITY_ACK", "number": number })).await;
+    }
+
+    /// Sends an activity of an extended tree.
+    pub async fn broadcast_named(&mut self, origin: &str, seq: u64, n: u64) {
+        let activity = json!({ "n": n, "authenticated_user": "bert" });
+        let line = json!({ "command": "ACTIVITY_BROADCAST", "origin": origin, "seq": seq, "activity": activity });
+        self.send(&line).await;
     }
 
     /// Expects an ACTIVITY_MESSAGE, and returns its activity.
@@ -164,7 +208,7 @@ impl Arborcast {
     pub fn start_with(args: &[&str], port: u16, setup: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_arborcast"));
         command.args(args).args(["-rh", "127.0.0.1", "-rp", &port.to_string()]).kill_on_drop(true);
-        command.env_remove("RUST_LOG").env_remove("ARBORCAST_SECRET");
+        command.env_remove("RUST_LOG").env_remove("ARBORCAST_SECRET").env_remove("ARBORCAST_MASTERS");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = setup(&mut command).spawn().unwrap();
         let stdout = child.stdout.take().map(BufReader::new);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use arborcast_client::{Activity, Address, Identity, Options, Session};
+use arborcast_client::{Activity, Address, Event, Identity, Options, Servers, Session};
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{GetTopologyRequest, NodeReport, Topology};
 use arborcast_tests::master::Master;
@@ -168,40 +168,41 @@ async fn post(
     timeout(PATIENCE, all_arrive).await.context("an activity did not arrive everywhere")?
 }
 
-/// A client that logs in somewhere else when its server dies, posts what it is told to, and passes on what it gets.
+/// A client that posts what it is told to, and passes on what it gets. When its server dies it goes on at another one by
+/// itself.
 async fn client(
     number: usize,
     servers: Vec<SocketAddr>,
     arrived: mpsc::Sender<Arrival>,
     mut activity: watch::Receiver<Option<(usize, Activity)>>,
 ) -> Result<()> {
-    for server in servers.iter().rev().cycle() {
-        let server = Address::new(server.ip().to_string(), server.port())?;
-        let Ok(session) = Session::login(&server, &Identity::Anonymous, &Options::default()).await else {
-            // It is dead, or about to start; the next one may not be.
-            sleep(LOOK_EVERY).await;
-            continue;
-        };
-        let (publisher, mut subscriber) = session.split();
-        let lost = loop {
-            tokio::select! {
-                next = subscriber.next() => match next {
-                    Some(Ok(activity)) => arrived.send(Arrival { activity, at: Instant::now() }).await?,
-                    Some(Err(error)) => break error.to_string(),
-                    None => break "the session has ended".to_owned(),
-                },
-                changed = activity.changed() => {
-                    changed.context("the demo has ended")?;
-                    let mine = activity.borrow_and_update().clone().filter(|(author, _)| *author == number);
-                    if let Some((_, activity)) = mine {
-                        publisher.publish(&activity).await?;
+    let address = |server: &SocketAddr| Address::new(server.ip().to_string(), server.port());
+    let addresses = servers.iter().rev().map(address).collect::<Result<_, _>>()?;
+    let servers = Servers { addresses, masters: Vec::new() };
+    let (publisher, mut subscriber) = Session::login(servers, &Identity::Anonymous, &Options::default()).await?.split();
+    loop {
+        tokio::select! {
+            event = subscriber.next_event() => match event.context("the session has ended")?? {
+                Event::Activities(batch) => {
+                    for activity in batch {
+                        arrived.send(Arrival { activity, at: Instant::now() }).await?;
                     }
                 }
+                Event::Lost { error, .. } => println!("  client {number}: {error}"),
+                Event::Reconnected { server, after, .. } => {
+                    println!("  client {number}: back at {server} after {} ms", after.as_millis());
+                }
+                Event::Gap { origin, missing } => println!("  client {number}: {missing} of {origin} are missing"),
+            },
+            changed = activity.changed() => {
+                changed.context("the demo has ended")?;
+                let mine = activity.borrow_and_update().clone().filter(|(author, _)| *author == number);
+                if let Some((_, activity)) = mine {
+                    publisher.publish(&activity).await?;
+                }
             }
-        };
-        println!("  client {number}: {lost}; it logs in elsewhere");
+        }
     }
-    Ok(())
 }
 
 /// Watches the tree through a master.

@@ -1,0 +1,31 @@
+//! Where a session may begin, and where it may go on.
+
+use crate::address::Address;
+
+/// Servers, and masters that know servers. A single [`Address`] becomes one by `into`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Servers {
+    /// Servers, tried in this order.
+    pub addresses: Vec<Address>,
+    /// Masters, asked when none of the addresses can be reached: the least loaded server that they know is tried first, at
+    /// random among equals. They need no secret for that. What they are asked is in `registry.proto`, ListNodes.
+    pub masters: Vec<Address>,
+}
+
+impl From<Address> for Servers {
+    fn from(address: Address) -> Self {
+        Self { addresses: vec![address], masters: Vec::new() }
+    }
+}
+
+impl From<&Address> for Servers {
+    fn from(address: &Address) -> Self {
+        address.clone().into()
+    }
+}
+
+impl From<&Self> for Servers {
+    fn from(servers: &Self) -> Self {
+        servers.clone()
+    }
+}
