@@ -201,6 +201,12 @@ impl Forest {
         self.members[place].node.as_mut().expect("the server runs")
     }
 
+    /// How many servers there are, dead ones included.
+    #[expect(clippy::len_without_is_empty, reason = "a forest without a server is none")]
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
     /// The places of the servers that run and are not frozen.
     pub fn awake(&self) -> Vec<Place> {
         let is_awake = |place: &Place| self.members[*place].node.is_some() && !self.members[*place].is_frozen;

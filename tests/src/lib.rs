@@ -20,11 +20,13 @@
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
 //!   must reach everybody.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
+//! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
 
 pub mod calm;
+pub mod chaos;
 pub mod cluster;
 pub mod fake_master;
 pub mod forest;
