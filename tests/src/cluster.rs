@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, GiveUp, Node, ReceivedLine, View,
+    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, GiveUp, Node, ReceivedLine, UserChange,
+    View,
 };
 use arborcast_proto::wire::message::Target;
-use arborcast_proto::wire::{Activity, Credentials, Message};
+use arborcast_proto::wire::{Activity, Credentials, Message, Secret, UserRecord};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -23,6 +24,9 @@ pub const CLUSTER_SECRET: &str = "secret of the tree";
 /// Longest time a line may take over a wire; each takes a random part of it, in order for each direction.
 const MAX_DELAY: Duration = Duration::from_millis(200);
 
+/// What the clocks of the servers differ at most, in milliseconds.
+const MAX_CLOCK_SKEW: u64 = 4_000;
+
 /// A simulated server, in the order of [`Cluster::add_server`].
 pub type ServerIndex = usize;
 /// A simulated client, in the order of [`Cluster::add_client`].
@@ -32,6 +36,7 @@ type WireIndex = usize;
 /// Servers, clients and the wires between them.
 pub struct Cluster {
     now: Instant,
+    began: Instant,
     /// The one source of randomness of a run.
     pub rng: StdRng,
     servers: Vec<Server>,
@@ -58,6 +63,11 @@ struct Server {
     incarnation: u64,
     is_alive: bool,
     is_frozen: bool,
+    /// What its clock shows at the beginning, in milliseconds since 1970.
+    clock: u64,
+    /// The users on its disk, and whether there is room for another.
+    disk: BTreeMap<String, UserRecord>,
+    is_disk_full: bool,
     /// What came while it was frozen.
     frozen_inbox: Vec<Delivery>,
     /// When it has to be called next, as entered in `Cluster::deadlines`.
@@ -135,8 +145,10 @@ impl Client {
 impl Cluster {
     /// An empty cluster.
     pub fn new(seed: u64) -> Self {
+        let now = Instant::now();
         Self {
-            now: Instant::now(),
+            now,
+            began: now,
             rng: StdRng::seed_from_u64(seed),
             servers: Vec::new(),
             clients: Vec::new(),
@@ -188,6 +200,7 @@ impl Cluster {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
             max_children,
+            keeps_users: true,
             ..Extensions::new(1, self.rng.random())
         };
         let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
@@ -196,7 +209,11 @@ impl Cluster {
         index
     }
 
-    fn start(&mut self, config: Config) {
+    fn start(&mut self, mut config: Config) {
+        let clock = 1_800_000_000_000 + self.rng.random_range(0..MAX_CLOCK_SKEW);
+        if let Some(extensions) = &mut config.extensions {
+            extensions.milliseconds_since_1970 = self.clock_at(clock);
+        }
         let core = Node::new(config.clone(), self.now);
         let deadline = core.next_deadline();
         self.deadlines.extend(deadline.map(|deadline| (deadline, self.servers.len())));
@@ -206,12 +223,20 @@ impl Cluster {
             incarnation: 1,
             is_alive: true,
             is_frozen: false,
+            clock,
+            disk: BTreeMap::new(),
+            is_disk_full: false,
             frozen_inbox: Vec::new(),
             deadline,
             wires: BTreeMap::new(),
             subscribers: BTreeSet::new(),
             given_up: None,
         });
+    }
+
+    /// What a clock shows that showed this at the beginning.
+    fn clock_at(&self, beginning: u64) -> u64 {
+        beginning + u64::try_from((self.now - self.began).as_millis()).expect("runs are shorter than that")
     }
 
     /// Kills a server: its peers see their connections reset, if they can.
@@ -233,9 +258,21 @@ impl Cluster {
         let remembered =
             if keeps_disk { self.servers[server].core.remembered().cloned().collect() } else { Vec::new() };
         let seed = self.rng.random();
+        let clock = self.clock_at(self.servers[server].clock);
         let entry = &mut self.servers[server];
+        if !keeps_disk {
+            entry.disk.clear();
+        }
+        let users = entry.disk.values().cloned().collect();
         if let Some(extensions) = &mut entry.config.extensions {
-            *extensions = Extensions { incarnation, remembered, seed, ..extensions.clone() };
+            *extensions = Extensions {
+                incarnation,
+                remembered,
+                seed,
+                users,
+                milliseconds_since_1970: clock,
+                ..extensions.clone()
+            };
         }
         entry.core = Node::new(entry.config.clone(), self.now);
         entry.incarnation = incarnation;
@@ -278,6 +315,21 @@ impl Cluster {
     /// Tells a server to stop without loss.
     pub fn drain(&mut self, server: ServerIndex) {
         self.handle(server, Event::Drain);
+    }
+
+    /// Fills a server's disk, or makes room again.
+    pub fn fill_disk(&mut self, server: ServerIndex, is_full: bool) {
+        self.servers[server].is_disk_full = is_full;
+    }
+
+    /// The names on a server's disk.
+    pub fn names_on_disk(&self, server: ServerIndex) -> Vec<String> {
+        self.servers[server].disk.keys().cloned().collect()
+    }
+
+    /// The users that a server knows, in an order that is the same for the same users.
+    pub fn users(&self, server: ServerIndex) -> Vec<UserRecord> {
+        self.servers[server].core.users().cloned().collect()
     }
 
     /// Whether a server runs, frozen or not.
@@ -563,6 +615,11 @@ impl Cluster {
                 let credentials = self.clients[client].registering.take().expect("it registered");
                 self.invariants.on_registered(&credentials);
             }
+            Message::LoginSuccess { .. } => {
+                if let Some(Message::Login { username, secret: Some(secret), .. }) = &self.clients[client].login {
+                    self.invariants.on_login(username, secret);
+                }
+            }
             Message::Redirect { port, .. } => {
                 let (server, login) = (usize::from(*port) - 1, self.clients[client].login.clone());
                 self.disconnect(client);
@@ -623,8 +680,37 @@ impl Cluster {
                 let to = usize::from(target.port).checked_sub(1);
                 self.arrive_later(Delivery::Dial { from: server, incarnation, attempt, to });
             }
+            Action::HashSecret { task, secret } => {
+                self.answer(server, Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
+            }
+            Action::VerifySecret { task, secret, hash } => {
+                self.answer(server, Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+            }
+            Action::WriteUsers { write, changes } => {
+                let error = self.servers[server].is_disk_full.then(|| "no space left".to_owned());
+                if error.is_none() {
+                    self.write_to_disk(server, changes);
+                }
+                self.answer(server, Event::UsersWritten { write, error });
+            }
             Action::Drained => self.crash(server),
             Action::GiveUp(why) => self.servers[server].given_up = Some(why),
+        }
+    }
+
+    /// Something that a server asked for is done, after a while.
+    fn answer(&mut self, server: ServerIndex, event: Event) {
+        let incarnation = self.servers[server].incarnation;
+        self.arrive_later(Delivery::Server { server, incarnation, event });
+    }
+
+    fn write_to_disk(&mut self, server: ServerIndex, changes: Vec<UserChange>) {
+        let disk = &mut self.servers[server].disk;
+        for change in changes {
+            match change {
+                UserChange::Put(record) => drop(disk.insert(record.username.clone(), record)),
+                UserChange::Remove(username) => drop(disk.remove(&username)),
+            }
         }
     }
 
@@ -710,6 +796,12 @@ impl Cluster {
         self.servers[server].wires.remove(&connection);
         self.servers[server].subscribers.remove(&connection);
     }
+}
+
+/// What hashing a secret makes of it here: nothing that costs anything, in the form of a real hash.
+pub fn fake_hash(secret: &Secret) -> String {
+    let digits: String = secret.expose().bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$A{digits}")
 }
 
 fn index_of(id: &str) -> Option<ServerIndex> {

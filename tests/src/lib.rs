@@ -12,6 +12,7 @@
 //! - [`stage`]: one real server among servers played by the test.
 //! - [`cluster`]: whole trees of cores in virtual time; [`invariants`]: what must hold in them at every step.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
+//! - [`rivals`]: clients that want the same names at the same time.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
@@ -24,6 +25,7 @@ pub mod master;
 pub mod node;
 pub mod peer;
 pub mod process;
+pub mod rivals;
 pub mod stage;
 pub mod storm;
 pub mod tree;

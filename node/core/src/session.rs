@@ -94,21 +94,30 @@ impl Node {
         secret: Option<Secret>,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        match self.standing_at_login(&username, secret.as_ref()) {
+        match self.standing_at_login(connection, &username, secret.as_ref()) {
             Standing::Registered => {
                 self.become_session(now, connection, Session { username, secret }, out);
                 Ok(())
             }
             Standing::Pending => {
                 debug!(%connection, username, "login held until the registration is settled");
-                self.hold_login(connection, username, secret);
+                self.hold_login(connection, Hold::Login(username.clone()), username, secret);
+                Ok(())
+            }
+            Standing::Unverified => {
+                let secret_given = secret.as_ref().ok_or(Refusal::WrongSecret)?;
+                let hold = self.begin_verification(connection, &username, secret_given, out);
+                self.hold_login(connection, hold.ok_or(Refusal::WrongSecret)?, username, secret);
                 Ok(())
             }
             Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
         }
     }
 
-    fn standing_at_login(&self, username: &str, secret: Option<&Secret>) -> Standing {
+    fn standing_at_login(&mut self, connection: ConnectionId, username: &str, secret: Option<&Secret>) -> Standing {
+        if self.extensions.is_some() {
+            return self.standing_in_directory(connection, username, secret);
+        }
         let Some(secret) = secret.filter(|_| username != ANONYMOUS) else {
             return if username == ANONYMOUS { Standing::Registered } else { Standing::OtherSecret };
         };
@@ -119,12 +128,15 @@ impl Node {
         }
     }
 
-    fn hold_login(&mut self, connection: ConnectionId, username: String, secret: Option<Secret>) {
+    /// The LOGIN is handled once more when what it waits for is there.
+    fn hold_login(&mut self, connection: ConnectionId, hold: Hold, username: String, secret: Option<Secret>) {
         if let Some(entry) = self.connections.get_mut(&connection) {
             let message = Message::Login { username: username.clone(), secret, resume: None };
             let line = ReceivedLine { bytes: message.to_line(), message: Ok(message) };
-            entry.wait_again(Hold::Login(username.clone()), line);
-            self.held_logins.entry(username).or_default().insert(connection);
+            if matches!(hold, Hold::Login(_)) {
+                self.held_logins.entry(username).or_default().insert(connection);
+            }
+            entry.wait_again(hold, line);
         }
     }
 
@@ -133,6 +145,12 @@ impl Node {
         for connection in self.held_logins.remove(username).unwrap_or_default() {
             self.resume(now, connection, out);
         }
+    }
+
+    /// The sessions of a user.
+    pub(crate) fn sessions_of(&self, username: &str) -> Vec<ConnectionId> {
+        let is_of = |role: &Role| matches!(role, Role::Client(session) if session.username == username);
+        self.connections.iter().filter(|(_, entry)| is_of(&entry.role)).map(|(connection, _)| *connection).collect()
     }
 
     fn become_session(&mut self, now: Instant, connection: ConnectionId, session: Session, out: &mut Vec<Action>) {

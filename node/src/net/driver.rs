@@ -19,6 +19,7 @@ use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
 use super::transport::Connection;
+use super::user_work::UserWork;
 use super::writer::{Ending, Writer};
 use crate::registry::Registry;
 
@@ -45,6 +46,8 @@ pub(crate) enum Inbound {
     Advised { candidates: Vec<Target> },
     /// A master passes on an operator's wish to stop this node.
     Drain,
+    /// Something that the core asked for and that takes a while is done.
+    Answered(Event),
     /// Lines came.
     Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
     /// A connection ended by itself.
@@ -74,6 +77,7 @@ pub(super) struct Driver {
     draft: Draft,
     actions: Vec<Action>,
     registry: Option<Registry>,
+    user_work: UserWork,
     /// Something happened that the masters may have to know.
     is_report_due: bool,
     drained: bool,
@@ -87,7 +91,13 @@ struct FanOut {
 }
 
 impl Driver {
-    pub(super) fn new(core: Node, shared: Shared, fan_outs: Vec<FanOutHandle>, registry: Option<Registry>) -> Self {
+    pub(super) fn new(
+        core: Node,
+        shared: Shared,
+        fan_outs: Vec<FanOutHandle>,
+        registry: Option<Registry>,
+        user_work: UserWork,
+    ) -> Self {
         let fan_outs = fan_outs.into_iter().map(|handle| FanOut { handle, commands: Vec::new() }).collect();
         Self {
             core,
@@ -98,6 +108,7 @@ impl Driver {
             draft: Draft::new(),
             actions: Vec::new(),
             registry,
+            user_work,
             is_report_due: true,
             drained: false,
             given_up: None,
@@ -142,7 +153,8 @@ impl Driver {
         }
         self.handle(Event::Stop);
         self.send_out().await;
-        info!(closed = ?self.core.view().closings, "connections closed since the start");
+        let view = self.core.view();
+        info!(closed = ?view.closings, users = ?view.user_counters, "since the start");
         self.given_up.map_or(Ok(()), Err)
     }
 
@@ -162,6 +174,7 @@ impl Driver {
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
             Inbound::Drain => self.handle(Event::Drain),
+            Inbound::Answered(event) => self.handle(event),
             Inbound::Lines { connection, lines } => {
                 for line in lines {
                     self.handle(Event::Received { connection, line });
@@ -219,6 +232,9 @@ impl Driver {
             Action::Close { connection, .. } => self.finish(connection),
             Action::AskMasters { attempt } => self.ask_masters(attempt),
             Action::Dial { attempt, target } => self.dial(attempt, target),
+            Action::HashSecret { task, secret } => self.user_work.hash(task, secret),
+            Action::VerifySecret { task, secret, hash } => self.user_work.verify(task, secret, hash),
+            Action::WriteUsers { write, changes } => self.user_work.write(write, changes),
             Action::Drained => self.drained = true,
             Action::GiveUp(why) => self.given_up = Some(why),
         }
