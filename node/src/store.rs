@@ -1,5 +1,6 @@
 //! Users at rest: one file in the data directory, which holds hashes and no secrets.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -59,7 +60,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// What the operating system says.
-        source: std::io::Error,
+        source: io::Error,
     },
 }
 
@@ -112,7 +113,10 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable { path: path.to_owned(), why };
     let database = Database::create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        DatabaseError::Storage(StorageError::Io(source)) if source.kind() != std::io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(StorageError::Io(source))
+            // The first is what a file says that never was a database, the second one that was cut short.
+            if !matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
             StoreError::Unopened { path: path.to_owned(), source }
         }
         other => unreadable(other.to_string()),
@@ -170,8 +174,7 @@ fn write(database: &Database, changes: &[UserChange]) -> Result<(), redb::Error>
             match change {
                 UserChange::Put(UserRecord { username, hash, registration }) => {
                     let kept = Kept { hash: hash.clone(), registration: registration.clone() };
-                    let kept =
-                        serde_json::to_vec(&kept).map_err(|error| StorageError::Io(std::io::Error::other(error)))?;
+                    let kept = serde_json::to_vec(&kept).map_err(|error| StorageError::Io(io::Error::other(error)))?;
                     users.insert(username.as_str(), kept.as_slice())?;
                 }
                 UserChange::Remove(username) => drop(users.remove(username.as_str())?),

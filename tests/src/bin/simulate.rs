@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use arborcast_tests::storm;
+use arborcast_tests::{rivals, storm};
 use clap::Parser;
 
 /// How often progress is shown.
 const PROGRESS_EVERY: u64 = 500;
 
-/// Simulates storms over trees of servers, one for each seed, in virtual time.
+/// Simulates storms over trees of servers, one for each seed, in virtual time: servers crash, freeze, are cut off.
+///
+/// With --registrations clients register names meanwhile. With --rivals N nothing happens to the servers, and two to four
+/// clients at a time want each of N names.
 ///
 /// A seed that fails is printed; `--first SEED --seeds 1` with the same --nodes replays it. Exit code 1 if any failed.
 #[derive(Parser)]
@@ -27,10 +30,38 @@ struct Cli {
     /// The first seed
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     first: u64,
+    /// Register names through the storm
+    #[arg(long, conflicts_with = "rivals")]
+    registrations: bool,
+    /// Names that several clients want at once
+    #[arg(long, value_name = "NAMES")]
+    rivals: Option<usize>,
+}
+
+impl Cli {
+    /// Runs the simulation of one seed, and returns how much it has looked at.
+    fn simulate(&self, seed: u64) -> u64 {
+        match self.rivals {
+            Some(names) => rivals::race(seed, self.nodes.into(), names),
+            None if self.registrations => rivals::storm(seed, self.nodes.into()),
+            None => storm::run(seed, self.nodes.into()),
+        }
+    }
+
+    /// How a seed is run again.
+    fn replay(&self, seed: u64) -> String {
+        let what = match self.rivals {
+            Some(names) => format!(" --rivals {names}"),
+            None if self.registrations => " --registrations".to_owned(),
+            None => String::new(),
+        };
+        format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{what}", self.nodes)
+    }
 }
 
 fn main() -> ExitCode {
-    let Cli { nodes, seeds, first } = Cli::parse();
+    let cli = Cli::parse();
+    let Cli { nodes, seeds, first, .. } = cli;
     let (next, done, failed, checks) = (AtomicU64::new(first), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let last = first.saturating_add(seeds);
     let start = Instant::now();
@@ -38,11 +69,11 @@ fn main() -> ExitCode {
         while let seed = next.fetch_add(1, Ordering::Relaxed)
             && seed < last
         {
-            match catch_unwind(|| storm::run(seed, nodes.into())) {
+            match catch_unwind(|| cli.simulate(seed)) {
                 Ok(observed) => drop(checks.fetch_add(observed, Ordering::Relaxed)),
                 Err(_) => {
                     failed.fetch_add(1, Ordering::Relaxed);
-                    println!("failed: cargo simulate -- --nodes {nodes} --first {seed} --seeds 1");
+                    println!("failed: {}", cli.replay(seed));
                 }
             }
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
