@@ -17,6 +17,9 @@ use tracing::info;
 /// The name of the file in the data directory.
 const FILE: &str = "users.redb";
 
+/// What is kept of the file in memory. All of it is read once, at the start; after that it is only written.
+const CACHE_BYTES: usize = 16 << 20;
+
 /// How the file is laid out. Goes up with every change that an older version can't read.
 const FORMAT: u64 = 1;
 
@@ -111,7 +114,7 @@ impl Store {
 
 fn open(path: &Path) -> Result<Database, StoreError> {
     let unreadable = |why: String| StoreError::Unreadable { path: path.to_owned(), why };
-    let database = Database::create(path).map_err(|error| match error {
+    let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
         DatabaseError::Storage(StorageError::Io(source))
             // The first is what a file says that never was a database, the second one that was cut short.
