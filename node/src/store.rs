@@ -1,5 +1,6 @@
 //! Users at rest: one file in the data directory, which holds hashes and no secrets.
 
+use std::fs::OpenOptions;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -113,6 +114,7 @@ impl Store {
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
+    make_private(path).map_err(|source| StoreError::Unopened { path: path.to_owned(), source })?;
     let unreadable = |why: String| StoreError::Unreadable { path: path.to_owned(), why };
     let database = Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
@@ -129,6 +131,15 @@ fn open(path: &Path) -> Result<Database, StoreError> {
         Some(found) => Err(StoreError::OtherFormat { path: path.to_owned(), found }),
         None => Err(unreadable("it holds something else".to_owned())),
     }
+}
+
+/// Makes the file, if it is not there, so that nobody else can read it.
+fn make_private(path: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).map(drop)
 }
 
 /// The format of the file; a new one gets ours. `None` if it is somebody else's.

@@ -324,6 +324,31 @@ fn what_makes_no_sense_is_dropped_and_counted() {
     assert!(core.can_log_in("aaron", "s") && !core.can_log_in("aaron", "t"));
 }
 
+/// U7b: whoever knows the secret of the record that counts is the user.
+#[test]
+fn a_session_outlives_its_registration_only_with_the_right_secret() {
+    let mut core = Core::new();
+    let link = core.extended("n2");
+    for name in ["aaron", "berta"] {
+        core.receive(link, &commit(&user(name, "late", &registration(NOW, "n2"))));
+    }
+    let mut session = |name| {
+        let client = core.connect();
+        core.receive_line(client, &lines::login(name, "late"));
+        assert_eq!(core.only(client)["command"], "LOGIN_SUCCESS");
+        client
+    };
+    let (same, other) = (session("aaron"), session("berta"));
+    core.receive(link, &commit(&user("aaron", "late", &registration(NOW - 5, "n3"))));
+    core.receive(link, &commit(&user("berta", "early", &registration(NOW - 5, "n3"))));
+    core.nothing(same);
+    assert_eq!(core.only(other)["command"], "AUTHENTICATION_FAIL");
+    core.receive_line(same, &lines::activity("aaron", "late", "{}"));
+    core.nothing(same);
+    assert!(core.can_log_in("aaron", "late") && core.can_log_in("berta", "early"));
+    assert_eq!(core.node.view().user_counters.replaced, 2);
+}
+
 /// The messages are only for extended links.
 #[test]
 fn messages_about_users_are_refused_everywhere_else() {

@@ -147,10 +147,14 @@ impl Node {
         }
     }
 
-    /// The sessions of a user.
-    pub(crate) fn sessions_of(&self, username: &str) -> Vec<ConnectionId> {
-        let is_of = |role: &Role| matches!(role, Role::Client(session) if session.username == username);
-        self.connections.iter().filter(|(_, entry)| is_of(&entry.role)).map(|(connection, _)| *connection).collect()
+    /// The sessions of a user, each with the secret it logged in with.
+    pub(crate) fn sessions_of(&self, username: &str) -> Vec<(ConnectionId, Secret)> {
+        let secret = |role: &Role| match role {
+            Role::Client(session) if session.username == username => session.secret.clone(),
+            _ => None,
+        };
+        let connections = self.connections.iter();
+        connections.filter_map(|(connection, entry)| Some((*connection, secret(&entry.role)?))).collect()
     }
 
     fn become_session(&mut self, now: Instant, connection: ConnectionId, session: Session, out: &mut Vec<Action>) {

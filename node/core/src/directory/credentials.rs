@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::{Credentials, RegistrationId, Secret};
-use tracing::{trace, warn};
+use tracing::{debug, trace, warn};
 
 use super::Directory;
 use super::pending::Failure;
 use super::records::Proof;
+use crate::error::Refusal;
 use crate::event::Action;
 use crate::ids::{ConnectionId, TaskId, WriteId};
 use crate::node::{Hold, Node};
@@ -25,6 +27,8 @@ pub(super) enum Task {
     Hash { username: String, registration: RegistrationId },
     /// The secret of a LOGIN is verified.
     Login { connection: ConnectionId, username: String, registration: RegistrationId, proof: Proof },
+    /// The secret of a session is compared with the record that has replaced the one it logged in with.
+    Session { connection: ConnectionId, username: String, registration: RegistrationId, proof: Proof },
     /// The secret of a LOCK_REQUEST for a registered name is verified.
     Lock { credentials: Credentials, registration: RegistrationId },
 }
@@ -103,6 +107,26 @@ impl Node {
         Some(Hold::Verification(task))
     }
 
+    /// The sessions of a registration that was replaced end, unless their secret is that of the new one as well: whoever
+    /// knows the secret is the user (protocol, U7b).
+    pub(super) fn verify_sessions_of(&mut self, username: &str, out: &mut Vec<Action>) {
+        let Some(record) = self.directory.records.get(username) else { return };
+        let (hash, registration) = (record.hash.clone(), record.registration.clone());
+        let sessions = self.sessions_of(username);
+        let quoted = quote(username);
+        warn!(
+            username = quoted,
+            sessions = sessions.len(),
+            "an earlier registration takes the place of one known here"
+        );
+        for (connection, secret) in sessions {
+            let proof = self.directory.cache_key.proof(username, &secret);
+            let (username, registration) = (username.to_owned(), registration.clone());
+            let task = self.directory.begin_task(Task::Session { connection, username, registration, proof });
+            out.push(Action::VerifySecret { task, secret, hash: hash.clone() });
+        }
+    }
+
     /// Nobody waits for the answer any more.
     pub(crate) fn forget_task(&mut self, task: TaskId) {
         self.directory.tasks.remove(&task);
@@ -113,7 +137,9 @@ impl Node {
             Some(Task::Hash { username, registration }) => {
                 self.on_registration_hashed(now, username, registration, hash, out);
             }
-            Some(Task::Login { .. } | Task::Lock { .. }) | None => trace!(?task, "answer that nobody waits for"),
+            Some(Task::Login { .. } | Task::Session { .. } | Task::Lock { .. }) | None => {
+                trace!(?task, "answer that nobody waits for");
+            }
         }
     }
 
@@ -124,6 +150,12 @@ impl Node {
                 self.directory.verdicts.extend(verdict.map(|verdict| (connection, verdict)));
                 self.resume(now, connection, out);
                 self.directory.verdicts.remove(&connection);
+            }
+            Some(Task::Session { connection, username, registration, proof }) => {
+                let verdict = self.directory.take_in_verification(&username, &registration, proof, is_right);
+                if verdict == Some(false) {
+                    self.refuse(now, connection, &Refusal::RegistrationReplaced { username }, out);
+                }
             }
             Some(Task::Lock { credentials, registration }) => {
                 self.on_lock_verified(now, &credentials, &registration, is_right, out);
@@ -160,7 +192,11 @@ impl Node {
             }
             Some(why) => {
                 self.directory.counters.failed_writes += 1;
-                warn!(error = why, registrations = registrations.len(), "can't write users to disk");
+                if Directory::is_worth_a_warning(self.directory.storage.failed()) {
+                    warn!(error = why, "can't write users to disk: registrations are refused");
+                } else {
+                    debug!(error = why, registrations = registrations.len(), "can't write users to disk");
+                }
                 if self.directory.storage.has_unwritten() {
                     self.timers.set(Timer::WriteAgain, now + WRITE_AGAIN_AFTER);
                 }

@@ -19,7 +19,6 @@ use std::time::Instant;
 
 use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::{Message, RegistrationId, UserRecord};
-use tracing::warn;
 
 use crate::config::Extensions;
 use crate::error::Refusal;
@@ -153,6 +152,11 @@ impl Directory {
         Some(pending)
     }
 
+    /// Whether a fault that peers can cause again and again is said aloud this time: the first, and some of the others.
+    fn is_worth_a_warning(count: u64) -> bool {
+        count == 1 || count.is_multiple_of(1000)
+    }
+
     /// A message that means nothing here and now.
     fn drop_message(&mut self) {
         self.counters.dropped_messages += 1;
@@ -186,15 +190,9 @@ impl Node {
         Ok(())
     }
 
-    /// The sessions of a name whose registration no longer counts end (protocol, U7b).
+    /// The sessions of a name that was taken back end.
     fn end_sessions_of(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
-        let sessions = self.sessions_of(username);
-        warn!(
-            username = arborcast_proto::wire::limits::quote(username),
-            sessions = sessions.len(),
-            "a registration no longer counts: the name was registered earlier elsewhere"
-        );
-        for session in sessions {
+        for (session, _) in self.sessions_of(username) {
             self.refuse(now, session, &Refusal::RegistrationReplaced { username: username.to_owned() }, out);
         }
     }

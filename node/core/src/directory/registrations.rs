@@ -7,6 +7,7 @@ use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::{Credentials, Denial, Message, RegistrationId, UserRecord};
 use tracing::{debug, info, warn};
 
+use super::Directory;
 use super::credentials::Task;
 use super::pending::{Asker, Failure, Pending, Stage};
 use super::records::{Merged, is_hash, is_username};
@@ -118,8 +119,11 @@ impl Node {
     ) -> Verdict {
         let Credentials { username, secret } = credentials;
         if !self.directory.is_possible_time(now, registration) {
-            warn!(server = registration.server, "a registration is dated more than a day ahead: check the clocks");
             self.directory.drop_message();
+            if Directory::is_worth_a_warning(self.directory.counters.dropped_messages) {
+                let server = quote(&registration.server);
+                warn!(server, "a registration is dated more than a day ahead: check the clocks");
+            }
             return Verdict::Vote(Some(Denial::Incomplete));
         }
         if let Some(record) = self.directory.records.get(username) {
@@ -264,7 +268,7 @@ impl Node {
         let failure = match self.directory.records.merge(record.clone(), Some(proof), others) {
             Merged::New => None,
             Merged::Replaced => {
-                self.on_registration_replaced(now, &username, out);
+                self.on_registration_replaced(&username, out);
                 None
             }
             Merged::Known => Some(Denial::Taken),
@@ -314,11 +318,13 @@ impl Node {
         let proof = own.map(|pending| self.directory.cache_key.proof(&username, &pending.secret));
         match self.directory.records.merge(record, proof, 0) {
             Merged::New => {}
-            Merged::Replaced => self.on_registration_replaced(now, &username, out),
+            Merged::Replaced => self.on_registration_replaced(&username, out),
             Merged::Known => return false,
             Merged::Full => {
-                warn!(username = quote(&username), "no room for another user: it can't log in here");
                 self.directory.counters.dropped_records += 1;
+                if Directory::is_worth_a_warning(self.directory.counters.dropped_records) {
+                    warn!(username = quote(&username), "no room for another user: it can't log in here");
+                }
                 return false;
             }
         }
@@ -339,10 +345,10 @@ impl Node {
         true
     }
 
-    fn on_registration_replaced(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+    fn on_registration_replaced(&mut self, username: &str, out: &mut Vec<Action>) {
         self.directory.counters.replaced += 1;
         self.directory.storage.changed(username);
-        self.end_sessions_of(now, username, out);
+        self.verify_sessions_of(username, out);
     }
 
     pub(super) fn on_user_abort(

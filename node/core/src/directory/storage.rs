@@ -30,6 +30,8 @@ pub(crate) struct Storage {
     unwritten: BTreeSet<String>,
     in_flight: Option<Write>,
     next_write: u64,
+    /// Writes that failed since the last one that did not.
+    failures: u64,
 }
 
 #[derive(Debug)]
@@ -41,7 +43,14 @@ struct Write {
 
 impl Storage {
     pub(crate) fn new(is_kept: bool) -> Self {
-        Self { is_kept, waiting: VecDeque::new(), unwritten: BTreeSet::new(), in_flight: None, next_write: 0 }
+        Self {
+            is_kept,
+            waiting: VecDeque::new(),
+            unwritten: BTreeSet::new(),
+            in_flight: None,
+            next_write: 0,
+            failures: 0,
+        }
     }
 
     /// A registration waits for its record to be on disk.
@@ -59,6 +68,11 @@ impl Storage {
     /// Whether a registration waits.
     pub(crate) fn is_urgent(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// How many writes in a row have failed.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failures
     }
 
     pub(crate) fn has_unwritten(&self) -> bool {
@@ -86,7 +100,10 @@ impl Storage {
     /// A write has ended: returns the registrations that waited for it. What was not written is written later.
     pub(crate) fn ended(&mut self, id: WriteId, is_written: bool) -> Vec<UserRecord> {
         let Some(write) = self.in_flight.take_if(|write| write.id == id) else { return Vec::new() };
-        if !is_written {
+        if is_written {
+            self.failures = 0;
+        } else {
+            self.failures += 1;
             self.unwritten.extend(write.names);
         }
         write.registrations

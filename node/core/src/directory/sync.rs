@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use arborcast_proto::wire::{Message, UserRecord};
-use tracing::{debug, info};
+use tracing::debug;
 
 use super::records::{BUCKETS, parse_digest};
 use crate::event::Action;
@@ -130,7 +130,7 @@ impl Node {
             }
         }
         if count > 0 {
-            info!(%link, users = count, "learned of users from a neighbour");
+            debug!(%link, users = count, "learned of users from a neighbour");
             for message in news.into_messages(false) {
                 self.send_to_extended(&message, Some(link), out);
             }
