@@ -51,6 +51,8 @@ pub struct Cluster {
     held: Vec<Delivery>,
     /// Whether any master answers.
     pub masters_alive: bool,
+    /// How often servers that speak the extensions announce themselves.
+    pub announce_interval: Duration,
     /// What must hold whatever happens.
     pub invariants: Invariants,
 }
@@ -159,6 +161,8 @@ impl Cluster {
             cuts: BTreeSet::new(),
             held: Vec::new(),
             masters_alive: true,
+            // Seldom enough that long runs are short, and the announcements are not what is tested.
+            announce_interval: Duration::from_secs(3600),
             invariants: Invariants::default(),
         }
     }
@@ -195,7 +199,7 @@ impl Cluster {
     /// Starts a server that speaks the extensions and finds its place by itself.
     pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
         let index = self.servers.len();
-        // Seldom enough that long runs are short, and the announcements are not what is tested here.
+        // Seldom enough that long runs are short.
         let extensions = Extensions {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
@@ -204,7 +208,7 @@ impl Cluster {
             ..Extensions::new(1, self.rng.random())
         };
         let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
-        let announce_interval = Duration::from_secs(3600);
+        let announce_interval = self.announce_interval;
         self.start(Config { extensions: Some(extensions), announce_interval, ..config });
         index
     }

@@ -134,6 +134,50 @@ fn when_two_parts_meet_the_earlier_registration_wins_and_the_sessions_of_the_oth
     assert_eq!(cluster.view(right).user_counters.replaced, 1);
 }
 
+/// U8: servers of a plain tree at the border take part in both directions. Of two rivals at most one wins (D3b), wherever
+/// they are, and all servers agree on who that is.
+#[test]
+fn across_the_border_of_a_plain_tree_no_name_has_two_owners() {
+    let wins = std::sync::atomic::AtomicU64::new(0);
+    for_seeds(0..150, |seed| {
+        let mut cluster = Cluster::new(seed);
+        cluster.announce_interval = Duration::from_secs(4);
+        for _ in 0..4 {
+            cluster.add_extended_server(2);
+        }
+        cluster.run_until("all are one tree", Duration::from_secs(120), Cluster::is_one_tree);
+        let border = seed as usize % 4;
+        let plain = cluster.add_server(Some(border));
+        cluster.add_server(Some(plain));
+        cluster.add_server(Some((border + 1) % 4));
+        let servers = cluster.servers();
+        cluster.run_until("all know each other", Duration::from_secs(30), |cluster| {
+            (0..servers).all(|server| cluster.view(server).servers.len() == servers - 1)
+        });
+        let one = seed as usize % servers;
+        let other = (one + 1 + seed as usize / servers % (servers - 1)) % servers;
+        let rivals = [one, other].map(|server| cluster.add_client(server));
+        for client in rivals {
+            cluster.send(client, register("aaron", &format!("secret of {client}")));
+            let pause = Duration::from_millis(seed * 7 % 400);
+            cluster.run_for(pause);
+        }
+        cluster.run_for(Duration::from_secs(20));
+        let won = rivals.map(|client| matches!(answer(&cluster, client), Some(Message::RegisterSuccess { .. })));
+        assert_ne!(won, [true, true]);
+        for (client, won) in rivals.into_iter().zip(won) {
+            wins.fetch_add(won.into(), std::sync::atomic::Ordering::Relaxed);
+            for server in 0..servers {
+                let is_in = can_log_in(&mut cluster, server, "aaron", &format!("secret of {client}"));
+                assert_eq!(is_in, won, "at server {server}; rivals at {one} and {other}");
+            }
+        }
+        assert!((0..servers).all(|server| cluster.view(server).unsettled == 0), "something is still pending");
+    });
+    let wins = wins.into_inner();
+    assert!(wins > 75, "only {wins} of 150 were won");
+}
+
 /// U6: whoever waits for a vote of a server that dies is told, and can try again.
 #[test]
 fn every_registration_is_answered_whoever_dies_meanwhile() {
