@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
@@ -12,7 +12,8 @@ use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
 use crate::memory::Memory;
-use crate::settings::{Bounds, Masters, Settings};
+use crate::settings::{Bounds, Masters, Settings, milliseconds_since_1970};
+use crate::store::Store;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,7 +98,7 @@ pub struct Cli {
     /// Silence after which a neighbour is given up; at least three intervals
     #[arg(long, value_name = "DURATION", default_value = "1500ms", value_parser = humantime::parse_duration)]
     heartbeat_timeout: Duration,
-    /// A directory in which the node keeps its id and the servers it knows for its next run
+    /// A directory in which the node keeps its id, the servers it knows, and the users of the tree for its next run
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }
@@ -162,6 +163,7 @@ impl Cli {
         let (path, memory) = memory.unzip();
         let memory = memory.unwrap_or_default();
         let id = self.id.or_else(|| Some(memory.id).filter(|id| !id.is_empty())).unwrap_or_else(|| random_text(20));
+        // A later run has a larger one, as long as the clock goes forward; with a data directory always.
         let incarnation = milliseconds_since_1970().max(memory.incarnation + 1);
         if let Some(path) = &path {
             let memory = Memory { id: id.clone(), incarnation, servers: memory.servers.clone() };
@@ -178,7 +180,11 @@ impl Cli {
             retention: self.retention,
             ..Extensions::new(incarnation, rand::random())
         });
-        let masters = is_extended.then_some(Masters { addresses: self.master, memory: path });
+        let masters = is_extended.then_some(Masters {
+            addresses: self.master,
+            memory: path,
+            users: self.data_dir.as_deref().map(Store::path),
+        });
         // A node that speaks the extensions dials when the core asks for it.
         let parent = parent.filter(|_| !is_extended);
         let core = Config {
@@ -244,12 +250,6 @@ fn remember(directory: &Path) -> Result<(PathBuf, Memory), String> {
 
 fn given_is_unprintable(secret: &Secret) -> bool {
     !secret.expose().bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
-}
-
-/// A later run has a larger incarnation, as long as the clock goes forward; with a data directory always.
-fn milliseconds_since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn unusable(why: &str) -> clap::Error {

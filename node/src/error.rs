@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use crate::store::StoreError;
+
 /// Why a node could not start or go on. The `Display` text is one plain sentence for the operator that names the cause
 /// and the way out. None of these leaves anything behind.
 #[derive(Debug, Error)]
@@ -17,6 +19,9 @@ pub enum NodeError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// Users can't be read from disk.
+    #[error(transparent)]
+    Users(#[from] StoreError),
     /// The configured parent could not be reached.
     #[error("cannot reach the parent server {host}:{port}: {source}; check -rh and -rp, and that it is running")]
     ParentUnreachable {

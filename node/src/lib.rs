@@ -2,15 +2,20 @@
 //!
 //! The core decides, this crate carries out: it listens, dials, reads lines, writes what the core says, and watches the
 //! clock. See `net` for how a connection is served; everything a node is told at the start is in [`settings`], its
-//! command line in [`cli`]; `registry` talks to the masters, [`memory`] keeps what the next run has to know; can keep it from running is in [`error`].
+//! command line in [`cli`]; `registry` talks to the masters, [`memory`] keeps what the
+//! next run has to know, `store` the users; `credentials` hashes their secrets; what can keep a node from running is in
+//! [`error`].
 
 pub mod cli;
+mod credentials;
 pub mod error;
 pub mod memory;
 pub mod net;
 mod registry;
 pub mod settings;
+mod store;
 
 pub use error::NodeError;
 pub use net::Server;
 pub use settings::Settings;
+pub use store::StoreError;

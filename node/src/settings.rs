@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use arborcast_core::Config;
 
@@ -28,6 +28,8 @@ pub struct Masters {
     pub addresses: Vec<String>,
     /// The file in which servers are remembered for the next run.
     pub memory: Option<PathBuf>,
+    /// The file in which users are kept; without it they are in memory only.
+    pub users: Option<PathBuf>,
 }
 
 /// What the shell holds at most. [`Bounds::default`] is the only place where a default is written.
@@ -55,6 +57,12 @@ impl Default for Bounds {
             max_waiting_bytes: 8 << 20,
         }
     }
+}
+
+/// What the clock shows.
+pub(crate) fn milliseconds_since_1970() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How long dialling the parent may take.

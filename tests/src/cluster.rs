@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
     Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
-    RootReason, View,
+    RootReason, UserChange, View,
 };
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
-use arborcast_proto::wire::{Activity, Credentials, Message};
+use arborcast_proto::wire::{Activity, Credentials, Message, Secret, UserRecord};
 use bytes::{Bytes, BytesMut};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -38,6 +38,8 @@ const NO_ROUTE: ServerIndex = 2;
 
 /// How long a client waits to be logged in before it goes elsewhere.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(3);
+/// What the clocks of the servers differ at most, in milliseconds.
+const MAX_CLOCK_SKEW: u64 = 4_000;
 
 /// A simulated server, in the order of [`Cluster::add_server`].
 pub type ServerIndex = usize;
@@ -48,6 +50,7 @@ type WireIndex = usize;
 /// Servers, clients and the wires between them.
 pub struct Cluster {
     now: Instant,
+    began: Instant,
     /// The one source of randomness of a run.
     pub rng: StdRng,
     servers: Vec<Server>,
@@ -89,6 +92,11 @@ struct Server {
     is_frozen: bool,
     /// The parent that it had when it was last looked at.
     parent: Option<ServerIndex>,
+    /// What its clock shows at the beginning, in milliseconds since 1970.
+    clock: u64,
+    /// The users on its disk, and whether there is room for another.
+    disk: BTreeMap<String, UserRecord>,
+    is_disk_full: bool,
     /// What came while it was frozen.
     frozen_inbox: Vec<Delivery>,
     /// When it has to be called next, as entered in `Cluster::deadlines`.
@@ -179,8 +187,10 @@ impl Client {
 impl Cluster {
     /// An empty cluster.
     pub fn new(seed: u64) -> Self {
+        let now = Instant::now();
         Self {
-            now: Instant::now(),
+            now,
+            began: now,
             rng: StdRng::seed_from_u64(seed),
             servers: Vec::new(),
             clients: Vec::new(),
@@ -257,6 +267,7 @@ impl Cluster {
             heartbeat_interval: Duration::from_secs(1),
             heartbeat_timeout: Duration::from_secs(3),
             max_children,
+            keeps_users: true,
             ..Extensions::new(1, self.rng.random())
         }
     }
@@ -306,7 +317,11 @@ impl Cluster {
         self.masters[master].cut_off.insert(server);
     }
 
-    fn start(&mut self, config: Config) {
+    fn start(&mut self, mut config: Config) {
+        let clock = 1_800_000_000_000 + self.rng.random_range(0..MAX_CLOCK_SKEW);
+        if let Some(extensions) = &mut config.extensions {
+            extensions.milliseconds_since_1970 = self.clock_at(clock);
+        }
         let core = Node::new(config.clone(), self.now);
         let deadline = core.next_deadline();
         self.deadlines.extend(deadline.map(|deadline| (deadline, self.servers.len())));
@@ -318,6 +333,9 @@ impl Cluster {
             is_alive: true,
             is_frozen: false,
             parent: None,
+            clock,
+            disk: BTreeMap::new(),
+            is_disk_full: false,
             frozen_inbox: Vec::new(),
             deadline,
             wires: BTreeMap::new(),
@@ -325,6 +343,11 @@ impl Cluster {
             log: BTreeMap::new(),
             given_up: None,
         });
+    }
+
+    /// What a clock shows that showed this at the beginning.
+    fn clock_at(&self, beginning: u64) -> u64 {
+        beginning + u64::try_from((self.now - self.began).as_millis()).expect("runs are shorter than that")
     }
 
     /// Kills a server: its peers see their connections reset, if they can. What it has sent last may not have left it.
@@ -358,9 +381,21 @@ impl Cluster {
         let remembered =
             if keeps_disk { self.servers[server].core.remembered().cloned().collect() } else { Vec::new() };
         let seed = self.rng.random();
+        let clock = self.clock_at(self.servers[server].clock);
         let entry = &mut self.servers[server];
+        if !keeps_disk {
+            entry.disk.clear();
+        }
+        let users = entry.disk.values().cloned().collect();
         if let Some(extensions) = &mut entry.config.extensions {
-            *extensions = Extensions { incarnation, remembered, seed, ..extensions.clone() };
+            *extensions = Extensions {
+                incarnation,
+                remembered,
+                seed,
+                users,
+                milliseconds_since_1970: clock,
+                ..extensions.clone()
+            };
         }
         entry.core = Node::new(entry.config.clone(), self.now);
         entry.log.clear();
@@ -441,6 +476,21 @@ impl Cluster {
     /// Tells a server to stop without loss.
     pub fn drain(&mut self, server: ServerIndex) {
         self.handle(server, Event::Drain);
+    }
+
+    /// Fills a server's disk, or makes room again.
+    pub fn fill_disk(&mut self, server: ServerIndex, is_full: bool) {
+        self.servers[server].is_disk_full = is_full;
+    }
+
+    /// The names on a server's disk.
+    pub fn names_on_disk(&self, server: ServerIndex) -> Vec<String> {
+        self.servers[server].disk.keys().cloned().collect()
+    }
+
+    /// The users that a server knows, in an order that is the same for the same users.
+    pub fn users(&self, server: ServerIndex) -> Vec<UserRecord> {
+        self.servers[server].core.users().cloned().collect()
     }
 
     /// Whether a server runs, frozen or not.
@@ -922,6 +972,10 @@ impl Cluster {
             Message::Redirect { .. } if !self.clients[client].activities.is_empty() => {
                 // What it has got already might come again elsewhere: it asks for nothing but the plain protocol.
                 return self.disconnect(client);
+            Message::LoginSuccess { .. } => {
+                if let Some(Message::Login { username, secret: Some(secret), .. }) = &self.clients[client].login {
+                    self.invariants.on_login(username, secret);
+                }
             }
             Message::Redirect { port, .. } => {
                 let (server, login) = (usize::from(*port) - 1, self.clients[client].login.clone());
@@ -1020,6 +1074,19 @@ impl Cluster {
                 let to = usize::from(target.port).checked_sub(1);
                 self.arrive_later(Delivery::Dial { from: server, incarnation, attempt, to });
             }
+            Action::HashSecret { task, secret } => {
+                self.answer(server, Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
+            }
+            Action::VerifySecret { task, secret, hash } => {
+                self.answer(server, Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+            }
+            Action::WriteUsers { write, changes } => {
+                let error = self.servers[server].is_disk_full.then(|| "no space left".to_owned());
+                if error.is_none() {
+                    self.write_to_disk(server, changes);
+                }
+                self.answer(server, Event::UsersWritten { write, error });
+            }
             Action::Drained => self.end(server),
             Action::GiveUp(why) => {
                 let entry = &mut self.servers[server];
@@ -1040,6 +1107,22 @@ impl Cluster {
         for receiver in receivers {
             if let Some((wire, side)) = self.servers[server].wires.get(&receiver).copied() {
                 self.transmit(wire, side, Parcel::Line(line.clone()));
+            }
+        }
+    }
+
+    /// Something that a server asked for is done, after a while.
+    fn answer(&mut self, server: ServerIndex, event: Event) {
+        let incarnation = self.servers[server].incarnation;
+        self.arrive_later(Delivery::Server { server, incarnation, event });
+    }
+
+    fn write_to_disk(&mut self, server: ServerIndex, changes: Vec<UserChange>) {
+        let disk = &mut self.servers[server].disk;
+        for change in changes {
+            match change {
+                UserChange::Put(record) => drop(disk.insert(record.username.clone(), record)),
+                UserChange::Remove(username) => drop(disk.remove(&username)),
             }
         }
     }
@@ -1178,6 +1261,12 @@ impl Server {
 /// Where a server is reached, or would be.
 fn target(server: ServerIndex) -> Target {
     Target { id: format!("s{server}"), hostname: "sim".into(), port: server as u16 + 1 }
+}
+
+/// What hashing a secret makes of it here: nothing that costs anything, in the form of a real hash.
+pub fn fake_hash(secret: &Secret) -> String {
+    let digits: String = secret.expose().bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$A{digits}")
 }
 
 fn index_of(id: &str) -> Option<ServerIndex> {

@@ -14,6 +14,12 @@ pub struct Invariants {
     /// The highest number each client has got from each author.
     highest: BTreeMap<(usize, String), u64>,
     winners: BTreeMap<String, Secret>,
+    /// Whether servers are cut off from each other in this run, so that a name may have two owners until they meet.
+    pub may_be_split: bool,
+    /// Who has logged in by name.
+    logins: BTreeMap<String, Vec<Secret>>,
+    /// How many messages about users have crossed a link, by command.
+    pub user_messages: BTreeMap<&'static str, u64>,
     /// How many things were looked at, so that a test can see that something was.
     pub observations: u64,
 }
@@ -26,6 +32,9 @@ impl Invariants {
         self.observations += 1;
         let ReceivedLine { bytes, message } = line;
         let message = message.as_ref().expect("servers send valid messages");
+        if message.command().starts_with("USER_") {
+            *self.user_messages.entry(message.command()).or_default() += 1;
+        }
         let is_unique = matches!(
             message,
             Message::ActivityBroadcast { relay: None, .. } | Message::LockRequest(_) | Message::LockAllowed { .. }
@@ -48,7 +57,24 @@ impl Invariants {
         self.observations += 1;
         let Credentials { username, secret } = credentials;
         let winner = self.winners.entry(username.clone()).or_insert_with(|| secret.clone());
-        assert!(winner == secret, "{username} was registered twice");
+        assert!(winner == secret || self.may_be_split, "{username} was registered twice");
+    }
+
+    /// A client is told that it is in.
+    pub fn on_login(&mut self, username: &str, secret: &Secret) {
+        self.observations += 1;
+        let logins = self.logins.entry(username.to_owned()).or_default();
+        if !logins.contains(secret) {
+            logins.push(secret.clone());
+        }
+    }
+
+    /// Nobody has ever logged in with a pair that was not registered. To be asked when all is over.
+    pub fn check_logins(&self) {
+        for (username, secrets) in &self.logins {
+            let winner = self.winners.get(username);
+            assert!(secrets.iter().all(|secret| winner == Some(secret)), "somebody was in as {username} who never won");
+        }
     }
 
     /// The names that were registered, with the winners' secrets.

@@ -21,6 +21,7 @@
 //!   must reach everybody.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
+//! - [`rivals`]: clients that want the same names at the same time.
 //! - [`lines`]: the lines peers send.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
@@ -39,6 +40,7 @@ pub mod peer;
 pub mod process;
 pub mod promises;
 pub mod resuming;
+pub mod rivals;
 pub mod seeds;
 pub mod simulated_masters;
 pub mod solo;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use arborcast_proto::wire::message::Target;
-use arborcast_proto::wire::{Secret, limits};
+use arborcast_proto::wire::{Secret, UserRecord, limits};
 
+use crate::directory::CacheKey;
 use crate::ids::ServerId;
 
 /// The settings the decisions depend on. [`Config::new`] is the only place where a default is written.
@@ -91,6 +92,14 @@ pub struct Extensions {
     pub retention: Duration,
     /// For jitter.
     pub seed: u64,
+    /// Users from the last run. The node takes them out.
+    pub users: Vec<UserRecord>,
+    /// Whether the shell keeps users on disk, so that a registration is complete only when it is there. Default: no.
+    pub keeps_users: bool,
+    /// The time, in milliseconds since 1970, at the `now` that [`Node::new`](crate::Node::new) is given. Default 0.
+    pub milliseconds_since_1970: u64,
+    /// Random for each run. Default: zeroes, which only tests can do with.
+    pub cache_key: CacheKey,
 }
 
 impl Extensions {
@@ -107,6 +116,10 @@ impl Extensions {
             log_bytes: 64 << 20,
             retention: Duration::from_secs(600),
             seed,
+            users: Vec::new(),
+            keeps_users: false,
+            milliseconds_since_1970: 0,
+            cache_key: CacheKey([0; 32]),
         }
     }
 }

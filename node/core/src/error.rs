@@ -72,6 +72,19 @@ pub(crate) enum Refusal {
     /// REGISTER of a name that somebody has, or is about to have.
     #[error("{} is already registered with the system", quote(.username))]
     NameTaken { username: String },
+    /// REGISTER of a name that somebody else is about to have.
+    #[error("{} is being registered by somebody else at this moment", quote(.username))]
+    BeingRegistered { username: String },
+    /// The session's registration no longer counts.
+    #[error(
+        "{} was registered earlier in another part of the tree, so this registration no longer counts; register \
+         another name",
+        quote(.username)
+    )]
+    RegistrationReplaced { username: String },
+    /// The record could not be written to disk.
+    #[error("{} could not be registered: the server can't write it to disk: {}; try again later", quote(.username), quote(.why))]
+    NotWritten { username: String, why: String },
     /// Not all other servers agreed in time.
     #[error("{} could not be registered: not all servers answered in time; try again", quote(.username))]
     NotAgreedInTime { username: String },
@@ -144,11 +157,16 @@ impl Refusal {
             | Self::NoNewLinks
             | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
             Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
-            Self::WrongClusterSecret(_) | Self::ActivityBeforeLogin | Self::OtherAuthor => {
+            Self::WrongClusterSecret(_)
+            | Self::ActivityBeforeLogin
+            | Self::OtherAuthor
+            | Self::RegistrationReplaced { .. } => {
                 (Message::AuthenticationFail { info }, CloseReason::AuthenticationFail)
             }
             Self::WrongSecret => (Message::LoginFailed { info }, CloseReason::LoginFailed),
             Self::NameTaken { .. }
+            | Self::BeingRegistered { .. }
+            | Self::NotWritten { .. }
             | Self::NotAgreedInTime { .. }
             | Self::CredentialsTooLong
             | Self::NoNewUsers { .. }

@@ -1,10 +1,11 @@
 //! What goes into the core and what comes out.
 
 use arborcast_proto::wire::message::Target;
-use arborcast_proto::wire::{Activity, Message, WireError};
+use arborcast_proto::wire::{Activity, Message, Secret, WireError};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::ids::{AttemptId, ConnectionId};
+use crate::directory::UserChange;
+use crate::ids::{AttemptId, ConnectionId, TaskId, WriteId};
 use crate::relay::{Piece, Source};
 
 /// Something that happened outside.
@@ -54,6 +55,27 @@ pub enum Event {
         connection: ConnectionId,
         /// Why, as far as the shell can tell.
         reason: CloseReason,
+    },
+    /// The answer to [`Action::HashSecret`].
+    SecretHashed {
+        /// Which.
+        task: TaskId,
+        /// In PHC string format; `None` if it could not be made.
+        hash: Option<String>,
+    },
+    /// The answer to [`Action::VerifySecret`].
+    SecretVerified {
+        /// Which.
+        task: TaskId,
+        /// Whether it is the secret that was hashed.
+        is_right: bool,
+    },
+    /// The answer to [`Action::WriteUsers`].
+    UsersWritten {
+        /// Which.
+        write: WriteId,
+        /// Why nothing was written; `None` if all is on disk.
+        error: Option<String>,
     },
     /// The time that [`Node::next_deadline`](crate::Node::next_deadline) named has come. Early and repeated calls are
     /// harmless.
@@ -143,6 +165,29 @@ pub enum Action {
         attempt: AttemptId,
         /// Where.
         target: Target,
+    },
+    /// Hash a secret with argon2id.
+    HashSecret {
+        /// What the answer has to carry.
+        task: TaskId,
+        /// The secret.
+        secret: Secret,
+    },
+    /// Find out whether this is the secret that was hashed.
+    VerifySecret {
+        /// What the answer has to carry.
+        task: TaskId,
+        /// The secret.
+        secret: Secret,
+        /// In PHC string format.
+        hash: String,
+    },
+    /// Write users to disk, all or none. There is one write at a time.
+    WriteUsers {
+        /// What the answer has to carry.
+        write: WriteId,
+        /// In this order.
+        changes: Vec<UserChange>,
     },
     /// Nobody is left who needs this node: it can end.
     Drained,

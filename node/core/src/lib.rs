@@ -12,6 +12,7 @@
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
 //! - `fragment`: where a node is in its fragment of the tree; `attach`: taking children in; `healing`: finding a parent;
 //!   `homing`: going back to the preferred one; `drain`: stopping without loss. (The extensions.)
+//! - `directory`: the users of an extended tree: names agreed on along the tree, synced when links come up.
 //! - [`load`]: the other servers as announced, and redirection.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
 //! - [`relay`]: the broadcast log and the cursors that read it.
@@ -23,6 +24,7 @@
 
 mod attach;
 pub mod config;
+mod directory;
 mod drain;
 mod error;
 pub mod event;
@@ -43,9 +45,10 @@ mod timer;
 mod users;
 
 pub use config::{Config, Extensions};
+pub use directory::{CacheKey, UserChange, UserCounters};
 pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
 pub use healing::RootReason;
-pub use ids::{AttemptId, ConnectionId, ServerId};
+pub use ids::{AttemptId, ConnectionId, ServerId, TaskId, WriteId};
 pub use node::{Node, TreeView, View};
 pub use relaying::RelayCounts;
 

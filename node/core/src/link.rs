@@ -91,6 +91,7 @@ impl Node {
         }
         self.send(connection, &self.announcement(), out);
         if is_extended {
+            self.begin_user_sync(connection, out);
             self.timers.set(Timer::LinkSilence(connection), now + self.heartbeat_timeout());
             for (id, server) in self.servers.iter().filter(|(_, server)| server.link != connection) {
                 let (id, hostname) = (id.clone(), server.hostname.clone());
@@ -116,7 +117,7 @@ impl Node {
         self.links.iter().filter_map(|link| self.link(*link)).any(|link| link.is_to_parent && !link.is_extended)
     }
 
-    fn is_extended_link(&self, connection: ConnectionId) -> bool {
+    pub(crate) fn is_extended_link(&self, connection: ConnectionId) -> bool {
         self.link(connection).is_some_and(|link| link.is_extended)
     }
 
@@ -222,6 +223,11 @@ impl Node {
             Message::ActivityBroadcast { .. } => {
                 out.push(Action::Publish { publication: Publication::Forwarded(line), from: Some(connection) });
             }
+            lock @ (Message::LockAllowed { .. } | Message::LockDenied(_) | Message::LockRequest(_))
+                if self.extensions.is_some() =>
+            {
+                self.on_lock_at_border(now, connection, &line, lock, out);
+            }
             Message::LockAllowed { credentials, server } => {
                 self.pass_on(&line, connection, out);
                 self.on_lock_allowed(now, connection, &credentials, server, out);
@@ -262,6 +268,16 @@ impl Node {
             }
             Message::ServerQuit { target } if self.is_extended_link(connection) => {
                 self.on_server_quit(now, connection, target, out);
+            }
+            about_users @ (Message::UserAbort { .. }
+            | Message::UserCommit { .. }
+            | Message::UserDigest { .. }
+            | Message::UserPrepare { .. }
+            | Message::UserRecords { .. }
+            | Message::UserVote { .. })
+                if self.is_extended_link(connection) =>
+            {
+                self.on_user_message(now, connection, about_users, out)?;
             }
             other => return Err(Refusal::out_of_place_on_a_link(&other)),
         }
@@ -354,6 +370,7 @@ impl Node {
         self.on_allowances_lost(now, link, out);
         // Without a neighbour there is nobody whose acknowledgement could be waited for.
         self.schedule_acks(now);
+        self.on_directory_link_lost(now, link, out);
         if was_parent {
             self.on_parent_lost(now, out);
         } else if lost_link.is_to_parent && !lost_link.is_extended {

@@ -46,6 +46,12 @@ pub(crate) struct Registration {
     pub(crate) secret: Secret,
     /// Whom to answer, as long as it is there.
     pub(crate) client: Option<ConnectionId>,
+    pub(crate) agreement: Agreement,
+}
+
+/// The servers that have to agree, and those that have.
+#[derive(Debug)]
+pub(crate) struct Agreement {
     /// The servers that were known when it began, as far as their links still stand.
     waiting_for: BTreeMap<ServerId, ConnectionId>,
     allowances: Allowances,
@@ -53,7 +59,13 @@ pub(crate) struct Registration {
 
 impl Registration {
     pub(crate) fn new(secret: Secret, client: ConnectionId, waiting_for: BTreeMap<ServerId, ConnectionId>) -> Self {
-        Self { secret, client: Some(client), waiting_for, allowances: Allowances::default() }
+        Self { secret, client: Some(client), agreement: Agreement::new(waiting_for) }
+    }
+}
+
+impl Agreement {
+    pub(crate) fn new(waiting_for: BTreeMap<ServerId, ConnectionId>) -> Self {
+        Self { waiting_for, allowances: Allowances::default() }
     }
 
     pub(crate) fn allow(&mut self, link: ConnectionId, server: Option<ServerId>) {
@@ -73,7 +85,7 @@ impl Registration {
         self.waiting_for.remove(gone);
     }
 
-    pub(crate) fn is_agreed(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.allowances.missing(self.waiting_for.iter().map(|(id, link)| (id, *link))) == 0
     }
 }
@@ -85,9 +97,8 @@ mod tests {
     const LEFT: ConnectionId = ConnectionId(1);
     const RIGHT: ConnectionId = ConnectionId(2);
 
-    fn registration(servers: &[(&str, ConnectionId)]) -> Registration {
-        let waiting_for = servers.iter().map(|(id, link)| ((*id).to_owned(), *link)).collect();
-        Registration::new("s".into(), ConnectionId(9), waiting_for)
+    fn agreement(servers: &[(&str, ConnectionId)]) -> Agreement {
+        Agreement::new(servers.iter().map(|(id, link)| ((*id).to_owned(), *link)).collect())
     }
 
     fn id(id: &str) -> Option<ServerId> {
@@ -96,33 +107,33 @@ mod tests {
 
     #[test]
     fn named_answers_are_ticked_off_once_each() {
-        let mut registration = registration(&[("a", LEFT), ("b", LEFT)]);
-        registration.allow(LEFT, id("a"));
-        registration.allow(LEFT, id("a"));
-        registration.allow(LEFT, id("stranger"));
-        assert!(!registration.is_agreed());
-        registration.allow(LEFT, id("b"));
-        assert!(registration.is_agreed());
+        let mut agreement = agreement(&[("a", LEFT), ("b", LEFT)]);
+        agreement.allow(LEFT, id("a"));
+        agreement.allow(LEFT, id("a"));
+        agreement.allow(LEFT, id("stranger"));
+        assert!(!agreement.is_complete());
+        agreement.allow(LEFT, id("b"));
+        assert!(agreement.is_complete());
     }
 
     #[test]
     fn nameless_answers_count_for_their_link_only() {
-        let mut registration = registration(&[("a", LEFT), ("b", RIGHT), ("c", RIGHT)]);
+        let mut agreement = agreement(&[("a", LEFT), ("b", RIGHT), ("c", RIGHT)]);
         for _ in 0..5 {
-            registration.allow(LEFT, None);
+            agreement.allow(LEFT, None);
         }
-        assert!(!registration.is_agreed());
-        registration.allow(RIGHT, None);
-        registration.allow(RIGHT, id("b"));
-        assert!(registration.is_agreed(), "one named and one nameless answer cover the two behind the right link");
+        assert!(!agreement.is_complete());
+        agreement.allow(RIGHT, None);
+        agreement.allow(RIGHT, id("b"));
+        assert!(agreement.is_complete(), "one named and one nameless answer cover the two behind the right link");
     }
 
     #[test]
     fn a_lost_link_takes_its_servers_and_its_nameless_answers_along() {
-        let mut registration = registration(&[("a", LEFT), ("b", RIGHT)]);
-        registration.allow(RIGHT, None);
-        registration.forget_link(LEFT);
-        assert!(registration.is_agreed());
+        let mut agreement = agreement(&[("a", LEFT), ("b", RIGHT)]);
+        agreement.allow(RIGHT, None);
+        agreement.forget_link(LEFT);
+        assert!(agreement.is_complete());
 
         let mut allowances = Allowances::default();
         allowances.allow(LEFT, None);

@@ -5,17 +5,18 @@ use std::time::{Duration, Instant};
 
 use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::message::{Applicant, Target, TreePosition};
-use arborcast_proto::wire::{Message, ServerAnnounce};
+use arborcast_proto::wire::{Message, ServerAnnounce, UserRecord};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tracing::{debug, info, trace};
 
 use crate::config::{Config, Extensions};
+use crate::directory::{Directory, UserCounters};
 use crate::error::Refusal;
 use crate::event::{Action, CloseReason, Event, GiveUp, ReceivedLine};
 use crate::fragment::Fragment;
 use crate::healing::Healing;
 use crate::homing::Homing;
-use crate::ids::{ConnectionId, ServerId};
+use crate::ids::{ConnectionId, ServerId, TaskId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
 use crate::locks::{Allowances, Registration};
@@ -50,6 +51,8 @@ pub struct Node {
     pub(crate) windows: BTreeMap<String, Allowances>,
     /// The connections whose LOGIN is held until a username is settled.
     pub(crate) held_logins: BTreeMap<String, BTreeSet<ConnectionId>>,
+    /// The users of an extended tree, which take the place of the four above.
+    pub(crate) directory: Directory,
     pub(crate) timers: TimerTable,
     /// What is needed to speak the extensions, if this node does.
     pub(crate) extensions: Option<Extensions>,
@@ -111,6 +114,8 @@ pub(crate) enum Hold {
         /// The activity's number.
         number: u64,
     },
+    /// A LOGIN whose secret is being verified.
+    Verification(TaskId),
 }
 
 impl Connection {
@@ -121,7 +126,7 @@ impl Connection {
     fn must_wait(&self, line: &ReceivedLine) -> bool {
         match &self.hold {
             None => false,
-            Some(Hold::Login(_) | Hold::Predecessor { .. }) => true,
+            Some(Hold::Login(_) | Hold::Predecessor { .. } | Hold::Verification(_)) => true,
             Some(Hold::Registration(_)) => {
                 !self.waiting.is_empty() || matches!(line.message, Ok(Message::Login { .. }))
             }
@@ -173,6 +178,8 @@ pub struct View {
     pub unsettled: usize,
     /// What happened to activities, if the node speaks the extensions.
     pub relay: Option<RelayCounts>,
+    /// What has happened to users in an extended tree.
+    pub user_counters: UserCounters,
     /// How many connections ended, by reason.
     pub closings: BTreeMap<CloseReason, u64>,
 }
@@ -196,7 +203,8 @@ pub struct TreeView {
 
 impl Node {
     /// A node without connections that announces itself first one interval after `now`.
-    pub fn new(config: Config, now: Instant) -> Self {
+    pub fn new(mut config: Config, now: Instant) -> Self {
+        let directory = Directory::new(config.extensions.as_mut(), config.max_user_bytes, now);
         let mut timers = TimerTable::default();
         timers.set(Timer::Announce, now + config.announce_interval);
         let extensions = config.extensions.clone();
@@ -215,6 +223,7 @@ impl Node {
             is_successor: false,
             servers: Servers::new(config.max_servers),
             users: Users::new(config.max_user_bytes),
+            directory,
             config,
             connections: BTreeMap::new(),
             links: BTreeSet::new(),
@@ -244,6 +253,9 @@ impl Node {
             Event::Drain => self.on_drain(now, out),
             Event::Received { connection, line } => self.on_received(now, connection, line, out),
             Event::Closed { connection, reason } => drop(self.forget(now, connection, reason, out)),
+            Event::SecretHashed { task, hash } => self.on_secret_hashed(now, task, hash, out),
+            Event::SecretVerified { task, is_right } => self.on_secret_verified(now, task, is_right, out),
+            Event::UsersWritten { write, error } => self.on_users_written(now, write, error, out),
             Event::DeadlinePassed => self.on_deadline(now, out),
             Event::Stop => self.on_stop(now, out),
         }
@@ -265,6 +277,11 @@ impl Node {
         self.healing.remembered()
     }
 
+    /// The users of an extended tree, pending ones not among them: in an order that is the same for the same users.
+    pub fn users(&self) -> impl Iterator<Item = &UserRecord> {
+        self.directory.users()
+    }
+
     /// A picture of the state. Costs time in proportion to the number of connections and servers.
     pub fn view(&self) -> View {
         View {
@@ -272,9 +289,10 @@ impl Node {
             links: self.links.len(),
             unidentified: self.connections.values().filter(|entry| matches!(entry.role, Role::Unidentified)).count(),
             servers: self.servers.iter().map(|(id, server)| (id.clone(), server.clone())).collect(),
-            users: self.users.len(),
-            unsettled: self.registrations.len() + self.windows.len(),
+            users: self.users.len() + self.directory.len(),
+            unsettled: self.registrations.len() + self.windows.len() + self.directory.unsettled(),
             relay: self.relay.as_ref().map(|relay| relay.counts),
+            user_counters: self.directory.counters(),
             closings: self.closings.clone(),
         }
     }
@@ -452,6 +470,7 @@ impl Node {
                 if let Some(registration) = self.registrations.get_mut(&username) {
                     registration.client = None;
                 }
+                self.forget_registering_client(&username);
             }
             Some(Hold::Login(username)) => {
                 if let Some(held) = self.held_logins.get_mut(&username) {
@@ -469,6 +488,7 @@ impl Node {
                     }
                 }
             }
+            Some(Hold::Verification(task)) => self.forget_task(task),
         }
     }
 
@@ -486,8 +506,14 @@ impl Node {
                 Timer::Seek => self.on_seek_due(now, out),
                 Timer::Announce => self.on_announce_due(now, out),
                 Timer::Identify(connection) => self.on_login_timeout(now, connection, out),
+                Timer::Registration(username) if self.extensions.is_some() => {
+                    self.on_registration_overdue(now, &username, out);
+                }
                 Timer::Registration(username) => self.on_registration_timeout(now, &username, out),
+                Timer::Revocable(username) => self.forget_revocable(&username),
+                Timer::WriteAgain => self.on_write_again(out),
                 Timer::ServerExpiry(id) => self.on_server_silent(now, &id, out),
+                Timer::LoginWindow(username) if self.extensions.is_some() => self.on_plain_window_over(&username, out),
                 Timer::LoginWindow(username) => self.settle(now, &username, out),
             }
         }
@@ -554,6 +580,15 @@ impl Node {
         ended.put_slice(line);
         ended.put_u8(b'\n');
         self.flood_line(&ended.freeze(), Some(from), out);
+    }
+
+    /// The same, on these links.
+    pub(crate) fn pass_on_to(&self, line: &Bytes, links: impl Iterator<Item = ConnectionId>, out: &mut Vec<Action>) {
+        let mut ended = BytesMut::with_capacity(line.len() + 1);
+        ended.put_slice(line);
+        ended.put_u8(b'\n');
+        let line = ended.freeze();
+        out.extend(links.map(|link| Action::Send { connection: link, line: line.clone() }));
     }
 
     fn flood_line(&self, line: &Bytes, except: Option<ConnectionId>, out: &mut Vec<Action>) {

@@ -29,6 +29,9 @@ impl Node {
         if is_pending {
             return Err(Refusal::SecondRegistration);
         }
+        if self.extensions.is_some() {
+            return self.on_register_in_tree(now, client, credentials, out);
+        }
         let username = credentials.username.clone();
         if username == ANONYMOUS || self.users.knows(&username) || self.registrations.contains_key(&username) {
             return Err(Refusal::NameTaken { username });
@@ -103,7 +106,7 @@ impl Node {
             self.settle_if_covered(now, username, out);
         }
         if let Some(own) = self.registrations.get_mut(username).filter(|own| own.secret == *secret) {
-            own.allow(link, server);
+            own.agreement.allow(link, server);
             self.complete_if_agreed(now, username, out);
         }
     }
@@ -121,7 +124,7 @@ impl Node {
             window.forget_link(link);
         }
         for registration in self.registrations.values_mut() {
-            registration.forget_link(link);
+            registration.agreement.forget_link(link);
         }
         self.settle_and_complete(now, out);
     }
@@ -165,7 +168,9 @@ impl Node {
     }
 
     fn complete_if_agreed(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
-        let Some(registration) = self.registrations.get(username).filter(|own| own.is_agreed()) else { return };
+        let Some(registration) = self.registrations.get(username).filter(|own| own.agreement.is_complete()) else {
+            return;
+        };
         let credentials = Credentials { username: username.to_owned(), secret: registration.secret.clone() };
         if self.users.store_registered(&credentials).is_err() {
             self.abandon_registration(now, credentials, Refusal::NoRoom, out);
@@ -180,7 +185,7 @@ impl Node {
     }
 
     /// Tells the client that the name is its own; it can log in on the same connection.
-    fn confirm(&mut self, now: Instant, client: ConnectionId, username: &str, out: &mut Vec<Action>) {
+    pub(crate) fn confirm(&mut self, now: Instant, client: ConnectionId, username: &str, out: &mut Vec<Action>) {
         let info = format!("register success for {}", quote(username));
         self.send(client, &Message::RegisterSuccess { info }, out);
         self.restart_login_timeout(now, client);
@@ -224,7 +229,7 @@ impl Node {
 
     /// Whether the longest lock message of this pair, LOCK_ALLOWED, stays within the line limit; one that does not
     /// would cost links all over the tree.
-    fn locks_fit(&self, credentials: &Credentials) -> bool {
+    pub(crate) fn locks_fit(&self, credentials: &Credentials) -> bool {
         let server = Some(self.config.id.clone());
         let allowed = Message::LockAllowed { credentials: credentials.clone(), server };
         allowed.to_line().len() - 1 <= self.config.max_line

@@ -105,21 +105,31 @@ impl Node {
         resume: Option<Resume>,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
-        match self.standing_at_login(&username, secret.as_ref()) {
+        match self.standing_at_login(connection, &username, secret.as_ref()) {
             Standing::Registered => {
                 self.become_session(now, connection, username, secret, resume, out);
                 Ok(())
             }
             Standing::Pending => {
                 debug!(%connection, username, "login held until the registration is settled");
-                self.hold_login(connection, username, secret, resume);
+                let hold = Hold::Login(username.clone());
+                self.hold_login(connection, hold, Message::Login { username, secret, resume });
+                Ok(())
+            }
+            Standing::Unverified => {
+                let given = secret.as_ref().ok_or(Refusal::WrongSecret)?;
+                let hold = self.begin_verification(connection, &username, given, out).ok_or(Refusal::WrongSecret)?;
+                self.hold_login(connection, hold, Message::Login { username, secret, resume });
                 Ok(())
             }
             Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
         }
     }
 
-    fn standing_at_login(&self, username: &str, secret: Option<&Secret>) -> Standing {
+    fn standing_at_login(&mut self, connection: ConnectionId, username: &str, secret: Option<&Secret>) -> Standing {
+        if self.extensions.is_some() {
+            return self.standing_in_directory(connection, username, secret);
+        }
         let Some(secret) = secret.filter(|_| username != ANONYMOUS) else {
             return if username == ANONYMOUS { Standing::Registered } else { Standing::OtherSecret };
         };
@@ -130,18 +140,14 @@ impl Node {
         }
     }
 
-    fn hold_login(
-        &mut self,
-        connection: ConnectionId,
-        username: String,
-        secret: Option<Secret>,
-        resume: Option<Resume>,
-    ) {
+    /// The LOGIN is handled once more when what it waits for is there.
+    fn hold_login(&mut self, connection: ConnectionId, hold: Hold, login: Message) {
         if let Some(entry) = self.connections.get_mut(&connection) {
-            let message = Message::Login { username: username.clone(), secret, resume };
-            let line = ReceivedLine { bytes: message.to_line(), message: Ok(message) };
-            entry.wait_again(Hold::Login(username.clone()), line);
-            self.held_logins.entry(username).or_default().insert(connection);
+            let line = ReceivedLine { bytes: login.to_line(), message: Ok(login) };
+            if let Hold::Login(username) = &hold {
+                self.held_logins.entry(username.clone()).or_default().insert(connection);
+            }
+            entry.wait_again(hold, line);
         }
     }
 
@@ -150,6 +156,16 @@ impl Node {
         for connection in self.held_logins.remove(username).unwrap_or_default() {
             self.resume(now, connection, out);
         }
+    }
+
+    /// The sessions of a user, each with the secret it logged in with.
+    pub(crate) fn sessions_of(&self, username: &str) -> Vec<(ConnectionId, Secret)> {
+        let secret = |role: &Role| match role {
+            Role::Client(session) if session.username == username => session.secret.clone(),
+            _ => None,
+        };
+        let connections = self.connections.iter();
+        connections.filter_map(|(connection, entry)| Some((*connection, secret(&entry.role)?))).collect()
     }
 
     fn become_session(

@@ -34,6 +34,10 @@ pub(crate) enum Timer {
     Registration(String),
     /// Another server has not announced itself for too long.
     ServerExpiry(ServerId),
+    /// A registration from a plain tree can't be taken back any more; by username.
+    Revocable(String),
+    /// Users that could not be written to disk are due again.
+    WriteAgain,
     /// Nobody has objected to a pending pair for long enough; by username.
     LoginWindow(String),
 }
@@ -56,6 +60,10 @@ impl TimerTable {
         if let Some((timer, deadline)) = self.deadlines.remove_entry(timer) {
             self.queue.remove(&(deadline, timer));
         }
+    }
+
+    pub(crate) fn is_set(&self, timer: &Timer) -> bool {
+        self.deadlines.contains_key(timer)
     }
 
     /// Takes out the earliest timer that is due at `now`, with the time when it was due. A timer fires once.

@@ -15,6 +15,8 @@ pub(crate) enum Standing {
     Pending,
     /// Registered, or being registered, with another secret.
     OtherSecret,
+    /// Registered in an extended tree; whether with this secret has to be found out.
+    Unverified,
 }
 
 /// The usernames of the tree with their secrets, bounded in bytes.

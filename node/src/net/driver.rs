@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
 use super::transport::Connection;
+use super::user_work::UserWork;
 use super::writer::{Ending, Subscription, Writer};
 use crate::registry::Registry;
 
@@ -47,6 +48,8 @@ pub(crate) enum Inbound {
     Advised { candidates: Vec<Target> },
     /// A master passes on an operator's wish to stop this node.
     Drain,
+    /// Something that the core asked for and that takes a while is done.
+    Answered(Event),
     /// Lines came.
     Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
     /// A connection ended by itself.
@@ -76,6 +79,7 @@ pub(super) struct Driver {
     drafts: PerForm<Draft>,
     actions: Vec<Action>,
     registry: Option<Registry>,
+    user_work: UserWork,
     /// Something happened that the masters may have to know.
     is_report_due: bool,
     drained: bool,
@@ -89,7 +93,13 @@ struct FanOut {
 }
 
 impl Driver {
-    pub(super) fn new(core: Node, shared: Shared, fan_outs: Vec<FanOutHandle>, registry: Option<Registry>) -> Self {
+    pub(super) fn new(
+        core: Node,
+        shared: Shared,
+        fan_outs: Vec<FanOutHandle>,
+        registry: Option<Registry>,
+        user_work: UserWork,
+    ) -> Self {
         let fan_outs = fan_outs.into_iter().map(|handle| FanOut { handle, commands: Vec::new() }).collect();
         Self {
             core,
@@ -100,6 +110,7 @@ impl Driver {
             drafts: PerForm { plain: Draft::new(), extended: Draft::new() },
             actions: Vec::new(),
             registry,
+            user_work,
             is_report_due: true,
             drained: false,
             given_up: None,
@@ -145,7 +156,8 @@ impl Driver {
         }
         self.handle(Event::Stop);
         self.send_out().await;
-        info!(closed = ?self.core.view().closings, "connections closed since the start");
+        let view = self.core.view();
+        info!(closed = ?view.closings, users = ?view.user_counters, "since the start");
         self.given_up.map_or(Ok(()), Err)
     }
 
@@ -165,6 +177,7 @@ impl Driver {
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
             Inbound::Drain => self.handle(Event::Drain),
+            Inbound::Answered(event) => self.handle(event),
             Inbound::Lines { connection, lines } => {
                 for line in lines {
                     self.handle(Event::Received { connection, line });
@@ -235,6 +248,9 @@ impl Driver {
             Action::Close { connection, .. } => self.finish(connection),
             Action::AskMasters { attempt } => self.ask_masters(attempt),
             Action::Dial { attempt, target } => self.dial(attempt, target),
+            Action::HashSecret { task, secret } => self.user_work.hash(task, secret),
+            Action::VerifySecret { task, secret, hash } => self.user_work.verify(task, secret, hash),
+            Action::WriteUsers { write, changes } => self.user_work.write(write, changes),
             Action::Drained => self.drained = true,
             Action::GiveUp(why) => self.given_up = Some(why),
         }

@@ -17,6 +17,7 @@
 //! - `reader`: bytes to lines. - `driver`: the only owner of the core. - `fan_out`, `writer`: lines to sockets.
 //! - `broadcast_log`: the core's log, shared. - `pace`: when publishers have to wait for the fan-out.
 //!   `line_room`: what half lines may hold together.
+//! - `user_work`: hashing, and users on disk, in threads of their own.
 //! - `shutdown`: the one way to stop. - `server`: ties them together.
 
 use std::time::Instant;
@@ -32,6 +33,7 @@ mod reader;
 mod server;
 pub mod shutdown;
 pub mod transport;
+mod user_work;
 mod writer;
 
 pub(crate) use driver::Inbound;

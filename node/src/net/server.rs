@@ -3,11 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use arborcast_core::{Config, GiveUp, Node};
+use arborcast_core::{CacheKey, Config, GiveUp, Node};
+use arborcast_proto::wire::UserRecord;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -23,9 +25,12 @@ use super::line_room::LineRoom;
 use super::listener::{self, accept_all};
 use super::pace::Pace;
 use super::transport::{Accept, Connection};
+use super::user_work::UserWork;
+use crate::credentials;
 use crate::error::NodeError;
 use crate::registry::Registry;
-use crate::settings::{Bounds, Masters, STOP_TIMEOUT, Settings};
+use crate::settings::{Bounds, Masters, STOP_TIMEOUT, Settings, milliseconds_since_1970};
+use crate::store::{Store, StoreError};
 
 /// A node that listens, and has reached its parent if it is to have one, but serves nobody yet.
 pub struct Server {
@@ -35,18 +40,32 @@ pub struct Server {
     core: Config,
     bounds: Bounds,
     masters: Option<Masters>,
+    store: Option<Arc<Store>>,
 }
 
 impl Server {
-    /// Opens the listener, then dials the parent.
+    /// Opens the listener and the users on disk, then dials the parent.
     ///
     /// # Errors
-    /// When either fails.
+    /// When one of these fails.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
         let Settings { mut core, bind, parent, bounds, masters } = settings;
         let listener = listener::bind(bind)?;
         let address = listener.local_addr().map_err(|source| NodeError::Listen { address: bind, source })?;
         core.port = address.port();
+        let store = match (&mut core.extensions, masters.as_ref().and_then(|masters| masters.users.clone())) {
+            (Some(extensions), Some(path)) => {
+                let (store, users) = open_store(path).await?;
+                extensions.users = users;
+                extensions.keeps_users = true;
+                Some(Arc::new(store))
+            }
+            (Some(_), None) => {
+                info!("no --data-dir: users are kept in memory, and by the other nodes of the tree");
+                None
+            }
+            (None, _) => None,
+        };
         let parent = match parent {
             None => None,
             Some((host, port)) => {
@@ -54,7 +73,7 @@ impl Server {
                 Some((host, port, connection))
             }
         };
-        Ok(Self { listener, address, parent, core, bounds, masters })
+        Ok(Self { listener, address, parent, core, bounds, masters, store })
     }
 
     /// Where it listens; the port is the real one also where port 0 was asked for.
@@ -73,7 +92,7 @@ impl Server {
             Some((host, port, connection)) => (Some((host, port)), Some(connection)),
         };
         info!(id = self.core.id, address = %self.address, parent = ?parent_name, "serving");
-        let outcome = serve(self.core, self.bounds, self.masters, self.listener, parent, stop).await;
+        let outcome = serve(self.core, self.bounds, self.masters, self.store, self.listener, parent, stop).await;
         let (host, port) = parent_name.unwrap_or_default();
         outcome.map_err(|why| match why {
             GiveUp::ParentRefused { info } => NodeError::ParentRefused { host, port, info },
@@ -82,11 +101,21 @@ impl Server {
     }
 }
 
+/// Opens the users on disk. Whatever a damaged file does to who reads it, it is told as an error.
+async fn open_store(path: PathBuf) -> Result<(Store, Vec<UserRecord>), NodeError> {
+    let file = path.clone();
+    match tokio::task::spawn_blocking(move || Store::open(file)).await {
+        Ok(outcome) => Ok(outcome?),
+        Err(_panic) => Err(StoreError::Unreadable { path, why: "it can't be read".to_owned() }.into()),
+    }
+}
+
 /// Runs a node on a source of connections until `stop` is cancelled or the core gives up.
 async fn serve(
-    config: Config,
+    mut config: Config,
     bounds: Bounds,
     masters: Option<Masters>,
+    store: Option<Arc<Store>>,
     source: impl Accept,
     parent: Option<Connection>,
     stop: CancellationToken,
@@ -125,10 +154,20 @@ async fn serve(
         let _ = inbox.send(Inbound::Dialled { connection, slot, attempt: None }).await;
     }
     let registry = masters.map(|masters| Registry::start(&masters, &config, &inbox, &ended, &mut tasks));
+    // One verification for each connection, and one hash for each registration, is the most that the core asks for.
+    let (jobs, waiting_jobs) = mpsc::channel(bounds.max_connections.saturating_add(2 * config.max_registrations));
+    if config.extensions.is_some() {
+        tasks.spawn(credentials::run(waiting_jobs, inbox.clone(), readers.clone(), ended.clone()));
+    }
+    let user_work = UserWork { jobs, store, inbox: inbox.clone(), threads: readers.clone() };
     tasks.spawn(accept_all(source, slots, inbox, ended.clone()));
 
     let is_extended = config.extensions.is_some();
-    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry);
+    if let Some(extensions) = &mut config.extensions {
+        extensions.milliseconds_since_1970 = milliseconds_since_1970();
+        extensions.cache_key = CacheKey(rand::random());
+    }
+    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry, user_work);
     let outcome = tokio::spawn(driver.run(inbound, stop, is_extended)).await.unwrap_or_else(|panic| resume(panic));
 
     ended.cancel();

@@ -230,6 +230,9 @@ pub enum Message {
     UserRecords {
         /// Each as it was registered.
         users: Vec<UserRecord>,
+        /// There are more; the receiver asks for them with USER_DIGEST.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// The answer of a whole branch of the tree to USER_PREPARE. Extended links only.
     UserVote {
@@ -954,7 +957,11 @@ impl<'a> Fields<'a> {
                     credentials: of.credentials()?,
                 }
             }
-            "USER_RECORDS" => Message::UserRecords { users: of("USER_RECORDS").object("users", self.users)? },
+            "USER_RECORDS" => {
+                let of = of("USER_RECORDS");
+                let more = of.optional_object("more", self.more)?.unwrap_or_default();
+                Message::UserRecords { users: of.object("users", self.users)?, more }
+            }
             "USER_VOTE" => {
                 let of = of("USER_VOTE");
                 Message::UserVote {
@@ -1200,8 +1207,12 @@ mod tests {
                 r#"{"command":"USER_PREPARE","registration":{"at":5,"server":"n1","number":2},"username":"aaron","secret":"s3"}"#,
             ),
             (
-                Message::UserRecords { users: vec![user()] },
+                Message::UserRecords { users: vec![user()], more: false },
                 r#"{"command":"USER_RECORDS","users":[{"username":"aaron","hash":"$argon2id$x","registration":{"at":5,"server":"n1","number":2}}]}"#,
+            ),
+            (
+                Message::UserRecords { users: Vec::new(), more: true },
+                r#"{"command":"USER_RECORDS","users":[],"more":true}"#,
             ),
             (
                 Message::UserVote { registration: registration(), username: "aaron".into(), denied: None },

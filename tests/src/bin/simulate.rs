@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arborcast_tests::calm::{self, FalseAlarms};
-use arborcast_tests::{promises, storm};
+use arborcast_tests::{promises, rivals, storm};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -22,7 +22,10 @@ const FAULTS: usize = 10;
 /// What a shell makes of a program that Ctrl-C has ended.
 const INTERRUPTED: u8 = 130;
 
-/// Simulates storms over trees of servers, one for each seed, in virtual time.
+/// Simulates storms over trees of servers, one for each seed, in virtual time: servers crash, freeze, are cut off.
+///
+/// With --registrations clients register names meanwhile. With --rivals N nothing happens to the servers, and two to four
+/// clients at a time want each of N names.
 ///
 /// A seed that fails is printed with a command that replays it. Ctrl-C ends after the runs that are under way; a second
 /// one at once. Exit code 0 if all held, 1 if any failed, 130 if none had failed until Ctrl-C.
@@ -45,6 +48,12 @@ struct Cli {
     /// Half of the servers prefer some other one as their parent, and go back to it
     #[arg(long, conflicts_with_all = ["calm", "promises"])]
     homing: bool,
+    /// Register names through the storm
+    #[arg(long, conflicts_with_all = ["calm", "promises", "homing", "rivals"])]
+    registrations: bool,
+    /// Names that several clients want at once, and no storm
+    #[arg(long, value_name = "NAMES", conflicts_with_all = ["calm", "promises", "homing"])]
+    rivals: Option<usize>,
     /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
     #[arg(long)]
     calm: bool,
@@ -128,6 +137,12 @@ fn run(cli: &Cli, seed: u64) -> u64 {
     if cli.promises {
         return promises::run(seed, cli.nodes.into(), FAULTS).delivered;
     }
+    if let Some(names) = cli.rivals {
+        return rivals::race(seed, cli.nodes.into(), names);
+    }
+    if cli.registrations {
+        return rivals::storm(seed, cli.nodes.into());
+    }
     if cli.homing {
         return storm::run_homing(seed, cli.nodes.into());
     }
@@ -141,12 +156,18 @@ fn run(cli: &Cli, seed: u64) -> u64 {
 }
 
 fn replay(cli: &Cli, seed: u64) -> String {
-    let mode = match (cli.calm, cli.promises, cli.homing) {
-        (true, _, _) => format!(" --calm --minutes {}", cli.minutes),
-        (_, true, _) => " --promises".to_owned(),
-        (_, _, true) => " --homing".to_owned(),
-        _ => String::new(),
-    };
+    let mut mode = String::new();
+    for (is_on, flag) in [
+        (cli.calm, format!(" --calm --minutes {}", cli.minutes)),
+        (cli.promises, " --promises".to_owned()),
+        (cli.homing, " --homing".to_owned()),
+        (cli.registrations, " --registrations".to_owned()),
+        (cli.rivals.is_some(), format!(" --rivals {}", cli.rivals.unwrap_or_default())),
+    ] {
+        if is_on {
+            mode += &flag;
+        }
+    }
     format!("cargo simulate -- --nodes {} --first {seed} --seeds 1{mode}", cli.nodes)
 }
 

@@ -1,0 +1,318 @@
+//! The users of the tree, with a digest for each bucket of them, and which secrets were found right.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+
+use arborcast_proto::wire::message::ANONYMOUS;
+use arborcast_proto::wire::{Secret, UserRecord};
+
+/// Buckets that are compared one by one (protocol, U7).
+pub(crate) const BUCKETS: usize = 128;
+
+/// Longest username in an extended tree, in bytes (protocol, B41).
+pub(crate) const MAX_USERNAME: usize = 1024;
+
+/// Longest hash, in bytes (protocol, B41).
+const MAX_HASH: usize = 256;
+
+/// What somebody who can choose the parameters of a hash may make others spend on a login: KiB, passes, lanes.
+const MAX_COST: [u32; 3] = [256 << 10, 16, 16];
+
+/// What a record costs besides its strings, in bytes.
+const RECORD_OVERHEAD: usize = 256;
+
+/// A key that is random for each run, for what is remembered of secrets. Never shown.
+#[derive(Clone, Copy)]
+pub struct CacheKey(pub [u8; 32]);
+
+impl fmt::Debug for CacheKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl CacheKey {
+    /// What is remembered of a pair that was found right. The two parts are separated by the length of the first.
+    pub(crate) fn proof(&self, username: &str, secret: &Secret) -> Proof {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        hasher.update(&(username.len() as u64).to_le_bytes());
+        hasher.update(username.as_bytes());
+        hasher.update(secret.expose().as_bytes());
+        Proof(hasher.finalize())
+    }
+}
+
+/// The keyed hash of a name and its right secret. Compared in constant time.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proof(blake3::Hash);
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// All users, in buckets, bounded in bytes.
+#[derive(Debug)]
+pub(crate) struct Records {
+    buckets: Vec<Bucket>,
+    bytes: usize,
+    max_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    entries: BTreeMap<String, Entry>,
+    digest: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    record: UserRecord,
+    proof: Option<Proof>,
+}
+
+/// What became of a record.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Merged {
+    /// The name was free.
+    New,
+    /// An earlier registration than the one that was known: that one no longer counts.
+    Replaced,
+    /// This registration, or an earlier one, is known.
+    Known,
+    /// No room.
+    Full,
+}
+
+/// Whether a name can be one of an extended tree.
+pub(crate) fn is_username(username: &str) -> bool {
+    username != ANONYMOUS && username.len() <= MAX_USERNAME
+}
+
+/// Whether a text has the form of an argon2id hash (PHC string format) that may be verified here.
+pub(crate) fn is_hash(hash: &str) -> bool {
+    let mut parts = hash.split('$');
+    let has_form = parts.next() == Some("") && parts.next() == Some("argon2id") && parts.next() == Some("v=19");
+    let is_affordable = parts.next().is_some_and(|parameters| {
+        let mut parameters = parameters.split(',');
+        let all = ["m=", "t=", "p="].iter().zip(MAX_COST).all(|(name, max)| {
+            let value = parameters.next().and_then(|parameter| parameter.strip_prefix(name)?.parse::<u32>().ok());
+            value.is_some_and(|value| (1..=max).contains(&value))
+        });
+        all && parameters.next().is_none()
+    });
+    let is_base64 = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+    };
+    let rest = parts.next().is_some_and(is_base64) && parts.next().is_some_and(is_base64) && parts.next().is_none();
+    hash.len() <= MAX_HASH && has_form && is_affordable && rest
+}
+
+fn bucket_of(username: &str) -> usize {
+    usize::from(blake3::hash(username.as_bytes()).as_bytes()[0] / 2)
+}
+
+/// What a record adds to the digest of its bucket.
+fn digest_of(record: &UserRecord) -> u64 {
+    let UserRecord { username, registration, .. } = record;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(username.as_bytes());
+    hasher.update(&[0]);
+    hasher.update(format!("{} {} {}", registration.at, registration.server, registration.number).as_bytes());
+    let [a, b, c, d, e, f, g, h, ..] = *hasher.finalize().as_bytes();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
+/// What a pending registration, or a record with its hash in place of the secret, costs.
+pub(crate) fn cost(username: &str, secret_or_hash: &str) -> usize {
+    2 * username.len() + secret_or_hash.len() + RECORD_OVERHEAD
+}
+
+fn cost_of(record: &UserRecord) -> usize {
+    cost(&record.username, &record.hash) + record.registration.server.len()
+}
+
+impl Records {
+    pub(crate) fn new(max_bytes: usize) -> Self {
+        Self { buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(), bytes: 0, max_bytes }
+    }
+
+    /// Takes in a record, unless the same or an earlier registration of the name is known. `pending` is what else counts
+    /// for the bound, in bytes; `proof` is that of the secret it was registered with, where that is known.
+    pub(crate) fn merge(&mut self, record: UserRecord, proof: Option<Proof>, pending: usize) -> Merged {
+        let Some(bucket) = self.buckets.get_mut(bucket_of(&record.username)) else { return Merged::Full };
+        let before = bucket.entries.get(&record.username).map(|entry| &entry.record);
+        if before.is_some_and(|before| before.registration <= record.registration) {
+            return Merged::Known;
+        }
+        let freed = before.map_or(0, cost_of);
+        let bytes = self.bytes - freed + cost_of(&record);
+        if bytes + pending > self.max_bytes {
+            return Merged::Full;
+        }
+        bucket.digest ^= digest_of(&record) ^ before.map_or(0, digest_of);
+        let merged = if before.is_some() { Merged::Replaced } else { Merged::New };
+        bucket.entries.insert(record.username.clone(), Entry { record, proof });
+        self.bytes = bytes;
+        merged
+    }
+
+    /// Removes a name.
+    pub(crate) fn remove(&mut self, username: &str) -> Option<UserRecord> {
+        let bucket = self.buckets.get_mut(bucket_of(username))?;
+        let record = bucket.entries.remove(username)?.record;
+        bucket.digest ^= digest_of(&record);
+        self.bytes -= cost_of(&record);
+        Some(record)
+    }
+
+    fn entry(&self, username: &str) -> Option<&Entry> {
+        self.buckets.get(bucket_of(username))?.entries.get(username)
+    }
+
+    pub(crate) fn get(&self, username: &str) -> Option<&UserRecord> {
+        self.entry(username).map(|entry| &entry.record)
+    }
+
+    /// Whether this is the right secret, as far as that is known without hashing it.
+    pub(crate) fn is_right(&self, username: &str, proof: &Proof) -> Option<bool> {
+        Some(self.entry(username)?.proof.as_ref()? == proof)
+    }
+
+    /// A secret was found right.
+    pub(crate) fn prove(&mut self, username: &str, proof: Proof) {
+        let entry = self.buckets.get_mut(bucket_of(username)).and_then(|bucket| bucket.entries.get_mut(username));
+        if let Some(entry) = entry {
+            entry.proof = Some(proof);
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.buckets.iter().map(|bucket| bucket.entries.len()).sum()
+    }
+
+    /// All users, in an order that is the same for the same users.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &UserRecord> {
+        self.buckets.iter().flat_map(|bucket| bucket.entries.values().map(|entry| &entry.record))
+    }
+
+    /// The users of one bucket, by name, those behind `after` only.
+    pub(crate) fn bucket(&self, bucket: usize, after: Option<&str>) -> impl Iterator<Item = &UserRecord> + use<'_> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let entries = self.buckets.get(bucket).map(|bucket| bucket.entries.range::<str, _>((from, Bound::Unbounded)));
+        entries.into_iter().flatten().map(|(_, entry)| &entry.record)
+    }
+
+    /// The digests of all buckets, as USER_DIGEST carries them.
+    pub(crate) fn digest(&self) -> String {
+        self.buckets.iter().map(|bucket| format!("{:016x}", bucket.digest)).collect()
+    }
+
+    /// The digests of all buckets.
+    pub(crate) fn digests(&self) -> impl Iterator<Item = u64> {
+        self.buckets.iter().map(|bucket| bucket.digest)
+    }
+}
+
+/// Reads what USER_DIGEST carries; `None` if it is no such thing.
+pub(crate) fn parse_digest(digest: &str) -> Option<Vec<u64>> {
+    if digest.len() != BUCKETS * 16 || !digest.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    digest.as_bytes().chunks(16).map(|one| u64::from_str_radix(std::str::from_utf8(one).ok()?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arborcast_proto::wire::RegistrationId;
+
+    use super::*;
+
+    const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA";
+
+    fn record(username: &str, at: u64) -> UserRecord {
+        let registration = RegistrationId { at, server: "n1".into(), number: 1 };
+        UserRecord { username: username.into(), hash: HASH.into(), registration }
+    }
+
+    #[test]
+    fn the_earlier_registration_of_a_name_wins_in_whatever_order_they_come() {
+        let mut one = Records::new(1 << 20);
+        assert_eq!(one.merge(record("aaron", 5), None, 0), Merged::New);
+        assert_eq!(one.merge(record("aaron", 7), None, 0), Merged::Known);
+        assert_eq!(one.merge(record("aaron", 5), None, 0), Merged::Known);
+        assert_eq!(one.merge(record("aaron", 3), None, 0), Merged::Replaced);
+        let mut other = Records::new(1 << 20);
+        assert_eq!(other.merge(record("aaron", 3), None, 0), Merged::New);
+        assert_eq!(other.merge(record("aaron", 7), None, 0), Merged::Known);
+        assert_eq!(one.digest(), other.digest());
+        assert_eq!(one.bytes(), other.bytes());
+        assert_eq!(one.remove("aaron").unwrap().registration.at, 3);
+        assert_eq!((one.bytes(), one.len(), one.digest()), (0, 0, Records::new(0).digest()));
+    }
+
+    #[test]
+    fn the_bytes_of_users_are_bounded() {
+        let mut users = Records::new(2 * cost_of(&record("aaron", 1)));
+        assert_eq!(users.merge(record("aaron", 1), None, 0), Merged::New);
+        assert_eq!(users.merge(record("berta", 1), None, 1), Merged::Full);
+        assert_eq!(users.merge(record("berta", 1), None, 0), Merged::New);
+        assert_eq!(users.merge(record("clara", 1), None, 0), Merged::Full);
+        assert_eq!(users.len(), 2);
+    }
+
+    #[test]
+    fn digests_tell_apart_which_bucket_differs() {
+        let (mut one, mut other) = (Records::new(1 << 20), Records::new(1 << 20));
+        for name in ["aaron", "berta", "clara"] {
+            one.merge(record(name, 1), None, 0);
+            other.merge(record(name, 1), None, 0);
+        }
+        assert_eq!(one.digest(), other.digest());
+        other.merge(record("dora", 1), None, 0);
+        let theirs = parse_digest(&other.digest()).unwrap();
+        let differing: Vec<_> = (0..BUCKETS).filter(|bucket| one.buckets[*bucket].digest != theirs[*bucket]).collect();
+        assert_eq!(differing, [bucket_of("dora")]);
+        for nonsense in ["", "00", &"g".repeat(2048), &"ä".repeat(1024)] {
+            assert_eq!(parse_digest(nonsense), None);
+        }
+    }
+
+    #[test]
+    fn only_hashes_that_can_be_verified_at_a_bearable_price_are_hashes() {
+        assert!(is_hash(HASH));
+        for wrong in [
+            "",
+            "secret",
+            "$argon2id$x",
+            "$argon2i$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA",
+            "$argon2id$v=19$m=4194304,t=2,p=1$c2FsdHNhbHQ$aGFzaA",
+            "$argon2id$v=19$m=19456,t=2000,p=1$c2FsdHNhbHQ$aGFzaA",
+            "$argon2id$v=19$m=19456,t=2$c2FsdHNhbHQ$aGFzaA",
+            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$",
+            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGF zaA",
+            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA$more",
+        ] {
+            assert!(!is_hash(wrong), "{wrong}");
+        }
+        assert!(!is_hash(&format!("{HASH}{}", "A".repeat(300))));
+    }
+
+    #[test]
+    fn a_key_never_shows_itself_and_separates_name_from_secret() {
+        let key = CacheKey([7; 32]);
+        assert_eq!(format!("{key:?}"), "***");
+        assert_ne!(key.proof("ab", &"c".into()), key.proof("a", &"bc".into()));
+        assert_ne!(key.proof("ab", &"c".into()), CacheKey([8; 32]).proof("ab", &"c".into()));
+    }
+}
