@@ -972,6 +972,7 @@ impl Cluster {
             Message::Redirect { .. } if !self.clients[client].activities.is_empty() => {
                 // What it has got already might come again elsewhere: it asks for nothing but the plain protocol.
                 return self.disconnect(client);
+            }
             Message::LoginSuccess { .. } => {
                 if let Some(Message::Login { username, secret: Some(secret), .. }) = &self.clients[client].login {
                     self.invariants.on_login(username, secret);

@@ -132,7 +132,7 @@ impl Node {
     /// Another server is gone from the tree: it is no longer waited for.
     pub(crate) fn on_server_gone(&mut self, now: Instant, id: &str, out: &mut Vec<Action>) {
         for registration in self.registrations.values_mut() {
-            registration.forget_server(id);
+            registration.agreement.forget_server(id);
         }
         self.settle_and_complete(now, out);
     }

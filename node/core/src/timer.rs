@@ -76,10 +76,6 @@ impl TimerTable {
         Some((due, timer))
     }
 
-    pub(crate) fn is_set(&self, timer: &Timer) -> bool {
-        self.deadlines.contains_key(timer)
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.queue.first().map(|(deadline, _)| *deadline)
     }

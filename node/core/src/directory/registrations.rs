@@ -300,14 +300,14 @@ impl Node {
     }
 
     pub(super) fn on_user_commit(&mut self, now: Instant, link: ConnectionId, user: UserRecord, out: &mut Vec<Action>) {
-        if self.take_in(now, user.clone(), out) {
+        if self.take_record(now, user.clone(), out) {
             self.send_to_extended(&Message::UserCommit { user }, Some(link), out);
             self.write_users(out);
         }
     }
 
     /// A record from elsewhere, and what it means for what is pending. `true` if it was new.
-    pub(super) fn take_in(&mut self, now: Instant, record: UserRecord, out: &mut Vec<Action>) -> bool {
+    pub(super) fn take_record(&mut self, now: Instant, record: UserRecord, out: &mut Vec<Action>) -> bool {
         if !self.directory.is_possible(now, &record) {
             debug!(username = quote(&record.username), "dropped a record that can't be one");
             self.directory.counters.dropped_records += 1;

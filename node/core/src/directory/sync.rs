@@ -124,7 +124,7 @@ impl Node {
         let mut news = Lines::new(self.config.max_line);
         let mut count = 0_usize;
         for record in users {
-            if self.take_in(now, record.clone(), out) {
+            if self.take_record(now, record.clone(), out) {
                 news.push(record);
                 count += 1;
             }
