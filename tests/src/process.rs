@@ -142,6 +142,11 @@ impl Process {
             * 1024
     }
 
+    /// How many threads the process has.
+    pub fn threads(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the process runs").count()
+    }
+
     /// How many files and sockets the process has open.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the process runs").count()

@@ -240,6 +240,32 @@ fn rivals_on_both_sides_of_the_border_never_both_win() {
     }
 }
 
+/// U9: a crowd whose secrets have to be hashed waits, in a few threads, and nobody else does.
+#[test]
+fn a_crowd_of_unknown_secrets_keeps_nobody_else_waiting() {
+    let directory = TempDir::new().unwrap();
+    let builder = extended().flag("--data-dir", directory.path().display());
+    let kept = builder.start();
+    assert_eq!(register(kept.address(), "aaron", "sesame"), "REGISTER_SUCCESS");
+    drop(kept);
+    // It has the hash only, and none of these is found right and remembered.
+    let node = builder.start();
+    let mut crowd: Vec<Peer> = (0..400).map(|_| Peer::connect(node.address())).collect();
+    for (number, client) in crowd.iter_mut().enumerate() {
+        client.send(lines::login("aaron", &format!("guess {number}")));
+    }
+    let mut other = Peer::anonymous(node.address());
+    other.send(lines::anonymous_activity("{}"));
+    other.expect_command("ACTIVITY_BROADCAST");
+    let threads = node.process.threads();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert!(threads <= 3 * processors + 8, "{threads} threads on {processors} processors");
+    // In order, and no guess is right.
+    for client in crowd.iter_mut().take(20) {
+        client.expect_last("LOGIN_FAILED");
+    }
+}
+
 /// What is in the data directory and can't be used is said, with the way out, and left as it is.
 #[test]
 fn a_file_that_can_not_be_used_is_a_clear_error_at_the_start() {
