@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use arborcast_core::relay::Piece;
 use arborcast_core::{
     Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Node, ReceivedLine, ServerId,
 };
 use arborcast_proto::wire::message::{Applicant, FragmentKey, Reign, Request, Target, TreePosition};
 use arborcast_proto::wire::{Message, ServerAnnounce};
+use bytes::Bytes;
 
 use crate::cluster::CLUSTER_SECRET;
 
@@ -20,6 +22,18 @@ pub struct Solo {
     closed: BTreeMap<ConnectionId, CloseReason>,
     dials: VecDeque<(AttemptId, Target)>,
     questions: VecDeque<AttemptId>,
+    /// What was published in the extended form, by where it stands in the log.
+    log: BTreeMap<u64, Bytes>,
+    relayed: VecDeque<(Message, Relayed)>,
+}
+
+/// How an activity was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Relayed {
+    /// Whether it goes out in the plain form as well.
+    pub is_plain: bool,
+    /// Whether it happened before the core was in the tree.
+    pub is_history: bool,
 }
 
 impl Solo {
@@ -37,6 +51,8 @@ impl Solo {
             closed: BTreeMap::new(),
             dials: VecDeque::new(),
             questions: VecDeque::new(),
+            log: BTreeMap::new(),
+            relayed: VecDeque::new(),
         }
     }
 
@@ -52,12 +68,26 @@ impl Solo {
         for action in actions {
             match action {
                 Action::Send { connection, line } => {
-                    let message = Message::parse(&line.slice(..line.len() - 1)).expect("it sends valid messages");
-                    self.sent.entry(connection).or_default().push_back(message);
+                    self.sent.entry(connection).or_default().push_back(read(&line));
                 }
                 Action::Close { connection, reason } => drop(self.closed.insert(connection, reason)),
                 Action::Dial { attempt, target } => self.dials.push_back((attempt, target)),
                 Action::AskMasters { attempt } => self.questions.push_back(attempt),
+                Action::Relay { line, head, source } => {
+                    let end = self.log.last_key_value().map_or(0, |(at, line)| at + line.len() as u64);
+                    let how = Relayed { is_plain: head.is_some(), is_history: source.is_history };
+                    self.relayed.push_back((read(&line), how));
+                    self.log.insert(end, line);
+                }
+                Action::Replay { connection, pieces } => {
+                    let lines = pieces.into_iter().flat_map(|piece| match piece {
+                        Piece::Line(line) => vec![line],
+                        Piece::Range { start, end } => {
+                            self.log.range(start.0..end.0).map(|(_, line)| line.clone()).collect()
+                        }
+                    });
+                    self.sent.entry(connection).or_default().extend(lines.map(|line| read(&line)));
+                }
                 _ => {}
             }
         }
@@ -111,6 +141,11 @@ impl Solo {
     /// Everything that the core has sent there and was not looked at.
     pub fn all_sent(&mut self, connection: ConnectionId) -> Vec<Message> {
         self.sent.remove(&connection).unwrap_or_default().into()
+    }
+
+    /// The next activity or gap that the core has published.
+    pub fn next_relayed(&mut self) -> Option<(Message, Relayed)> {
+        self.relayed.pop_front()
     }
 
     /// Why the core has closed a connection, if it has.
@@ -182,6 +217,10 @@ impl Solo {
         assert_eq!(self.core.parent_id(), Some(id_of(port).as_str()));
         self.sent.remove(&connection);
     }
+}
+
+fn read(line: &Bytes) -> Message {
+    Message::parse(&line.slice(..line.len() - 1)).expect("it sends valid messages")
 }
 
 /// The attempt in an AUTHENTICATE.
