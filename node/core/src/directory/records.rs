@@ -10,10 +10,10 @@ use arborcast_proto::wire::{Secret, UserRecord};
 /// Buckets that are compared one by one (protocol, U7).
 pub(crate) const BUCKETS: usize = 128;
 
-/// Longest username in an extended tree, in bytes (protocol, B41).
+/// Longest username in an extended tree, in bytes (protocol, B43).
 pub(crate) const MAX_USERNAME: usize = 1024;
 
-/// Longest hash, in bytes (protocol, B41).
+/// Longest hash, in bytes (protocol, B43).
 const MAX_HASH: usize = 256;
 
 /// What somebody who can choose the parameters of a hash may make others spend on a login: KiB, passes, lanes.

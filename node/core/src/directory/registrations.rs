@@ -18,7 +18,7 @@ use crate::ids::ConnectionId;
 use crate::node::{Hold, Node};
 use crate::timer::Timer;
 
-/// How long a name stays pending for an asker that stands and says no more (protocol, B42).
+/// How long a name stays pending for an asker that stands and says no more (protocol, B44).
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Bytes of a record's line besides its name and its server's id, with a hash of the greatest length, both escaped.
