@@ -1,5 +1,6 @@
 //! Real servers, masters, publishers and subscribers, and a seeded schedule of faults: whatever was acknowledged must be at
-//! every subscriber, once and in order (protocol, Relay; Extended sessions).
+//! every subscriber, once and in order, and a name that two want has one owner, the same everywhere (protocol, Relay;
+//! Extended sessions; Users in an extended tree).
 //!
 //! One server at a time is hurt, since the promise is for any one: killed, frozen, told to stop; masters die beside that.
 //! The next fault strikes when all are one tree again.
@@ -11,13 +12,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arborcast_client::{Activity, Address, Event, Identity, Options, Publisher, Servers, Session, Subscriber};
+use arborcast_client::{
+    Activity, Address, Credentials, Error, Event, Identity, Options, Publisher, Servers, Session, Subscriber, register,
+};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::task::JoinHandle;
 
 use crate::forest::{Forest, Place};
+use crate::lines;
+use crate::peer::{Arrival, Peer};
 use crate::wait;
 
 /// How long everything may take to come to rest after the last fault.
@@ -61,12 +66,21 @@ pub struct Report {
     pub gaps: u64,
     /// How often a client lost its server and went on.
     pub reconnects: u64,
+    /// Names that two clients wanted at once.
+    pub names: u64,
+    /// Those that one of the two was told to have.
+    pub won: u64,
+    /// Those that both were told to have.
+    pub won_twice: u64,
+    /// Those whose owner can't log in somewhere, or differs from server to server.
+    pub disputed: u64,
 }
 
 impl Report {
     /// Whether every promise was kept.
     pub fn is_clean(&self) -> bool {
-        self.acknowledged == self.published && [self.lost, self.doubled, self.out_of_order, self.gaps] == [0; 4]
+        let broken = [self.lost, self.doubled, self.out_of_order, self.gaps, self.won_twice, self.disputed];
+        self.acknowledged == self.published && broken == [0; 6]
     }
 }
 
@@ -104,14 +118,13 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Report {
     forest.dismiss_clients();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime can be made");
+    let address = |address: SocketAddr| Address::new(address.ip().to_string(), address.port()).expect("an address");
+    let addresses: Vec<Address> = (0..plan.servers).map(|place| address(forest.address(place))).collect();
+    let masters: Vec<Address> = forest.master_addresses().iter().copied().map(address).collect();
     let servers = |first: usize| {
-        let address = |address: SocketAddr| Address::new(address.ip().to_string(), address.port()).expect("an address");
-        let mut places: Vec<Place> = (0..plan.servers).collect();
-        places.rotate_left(first % plan.servers);
-        Servers {
-            addresses: places.into_iter().map(|place| address(forest.address(place))).collect(),
-            masters: forest.master_addresses().iter().copied().map(address).collect(),
-        }
+        let mut addresses = addresses.clone();
+        addresses.rotate_left(first % plan.servers);
+        Servers { addresses, masters: masters.clone() }
     };
     let options = Options::default();
     let log_in = |first| {
@@ -135,9 +148,13 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Report {
 
     let mut report = Report::default();
     let mut rng = StdRng::seed_from_u64(plan.seed);
+    let mut contests = Vec::new();
     let end = Instant::now() + plan.time;
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(rng.random_range(100..1500)));
+        let name = format!("user {}", contests.len());
+        let rivals = [0, 1].map(|_| servers(rng.random_range(0..plan.servers)));
+        contests.push(runtime.spawn(contend(name, rivals)));
         let fault = hurt(&mut forest, &mut rng, &mut say);
         *report.faults.entry(fault).or_default() += 1;
         forest.shape();
@@ -170,7 +187,64 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Report {
     for (_, subscriber) in &subscribers {
         subscriber.abort();
     }
+    for contest in contests {
+        let contest = runtime.block_on(contest).expect("a contest does not panic");
+        report.names += 1;
+        report.won += u64::from(!contest.winners.is_empty());
+        report.won_twice += u64::from(contest.winners.len() > 1);
+        report.disputed += u64::from(!contest.is_settled(&forest));
+    }
     report
+}
+
+/// A name that two clients wanted at once, each with a secret of its own.
+struct Contest {
+    name: String,
+    /// The secrets of those who were told that it is theirs.
+    winners: Vec<&'static str>,
+    /// Those of clients that were told nothing, since their server died meanwhile.
+    unknown: Vec<&'static str>,
+}
+
+/// The secrets of the two.
+const SECRETS: [&str; 2] = ["left", "right"];
+
+async fn contend(name: String, servers: [Servers; 2]) -> Contest {
+    let [left, right] = servers;
+    let options = Options::default();
+    let ask = async |servers: Servers, secret: &'static str| {
+        let credentials = Credentials { username: name.clone(), secret: secret.into() };
+        register(servers, &credentials, &options).await
+    };
+    let outcomes = tokio::join!(ask(left, SECRETS[0]), ask(right, SECRETS[1]));
+    let mut contest = Contest { name: name.clone(), winners: Vec::new(), unknown: Vec::new() };
+    for (outcome, secret) in [outcomes.0, outcomes.1].into_iter().zip(SECRETS) {
+        match outcome {
+            Ok(_) => contest.winners.push(secret),
+            Err(Error::RegisterFailed { .. }) => {}
+            Err(_) => contest.unknown.push(secret),
+        }
+    }
+    contest
+}
+
+impl Contest {
+    /// Whether the same secret, and no other, opens every server; that of the winner, if one is known.
+    fn is_settled(&self, forest: &Forest) -> bool {
+        let opens = |place: Place, secret: &str| {
+            let mut client = Peer::connect(forest.address(place));
+            client.send(lines::login(&self.name, secret));
+            matches!(client.arrival(wait::PATIENCE), Arrival::Line(line) if line.command() == "LOGIN_SUCCESS")
+        };
+        let owners = |place| SECRETS.into_iter().filter(|secret| opens(place, secret)).collect::<Vec<_>>();
+        let everywhere: Vec<_> = forest.awake().into_iter().map(owners).collect();
+        everywhere.iter().all(|owners| match (&self.winners[..], &owners[..]) {
+            ([winner], [owner]) => winner == owner,
+            ([], []) => true,
+            ([], [owner]) => self.unknown.contains(owner) && everywhere.iter().all(|other| other == owners),
+            _ => false,
+        })
+    }
 }
 
 async fn receive(mut subscriber: Subscriber, seen: Arc<Mutex<Seen>>) {

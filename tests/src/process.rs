@@ -44,6 +44,8 @@ fn binary(name: &str) -> &'static Path {
 /// Builds the binaries in the profile of this test, and returns where cargo put them.
 fn build() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
+    // Of the same toolchain, also where nobody has chosen one: a package may ask for another one, which need not be there.
+    cargo.env("RUSTC", Path::new(env!("CARGO")).with_file_name("rustc"));
     cargo.args(["build", "--quiet", "--bins"]);
     cargo.args(["--package=arborcast-node", "--package=arborcast-master", "--package=arborcast-client"]);
     cargo.args(["--message-format=json-render-diagnostics", "--manifest-path"]);
@@ -70,6 +72,11 @@ impl Process {
     pub fn start(binary: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
         let log = std::env::var_os("RUST_LOG").unwrap_or_else(|| "warn".into());
         Self::start_logging(binary, arguments, &log)
+    }
+
+    /// What the operating system calls it.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The same with this log level.

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use arborcast_core::{CloseReason, ConnectionId, Event};
+use arborcast_proto::wire::Message;
 use arborcast_proto::wire::message::{Applicant, AttachAnswer};
-use arborcast_proto::wire::{Credentials, Message};
 use arborcast_tests::cluster::Cluster;
 use arborcast_tests::forest::Forest;
 use arborcast_tests::lines;
@@ -121,21 +121,6 @@ fn strangers_and_plain_servers_may_not_say_it() {
         assert_eq!(middle.solo.closed(connection), Some(CloseReason::InvalidMessage));
     }
     assert!(middle.knows(10));
-}
-
-#[test]
-fn a_registration_no_longer_waits_for_who_left() {
-    let mut middle = Middle::new();
-    middle.solo.receive(middle.parent, &announce(50));
-    let credentials = Credentials { username: "aaron".into(), secret: "s3".into() };
-    let client = middle.solo.accept(&Message::Register(credentials.clone()));
-    for (link, port) in [(middle.children[0], 10), (middle.children[1], 11), (middle.parent, 90)] {
-        let server = Some(id_of(port));
-        middle.solo.receive(link, &Message::LockAllowed { credentials: credentials.clone(), server });
-    }
-    assert_eq!(middle.solo.next_sent(client), None);
-    middle.solo.receive(middle.parent, &left(50));
-    assert!(matches!(middle.solo.next_sent(client), Some(Message::RegisterSuccess { .. })));
 }
 
 #[test]

@@ -264,7 +264,7 @@ impl Node {
             }
             Message::RelaySynced if self.is_extended_link(connection) => self.on_relay_synced(connection, out),
             Message::ServerLeft { id } if self.is_extended_link(connection) => {
-                self.on_server_left(now, connection, &id, out);
+                self.on_server_left(connection, &id, out);
             }
             Message::ServerQuit { target } if self.is_extended_link(connection) => {
                 self.on_server_quit(now, connection, target, out);
@@ -325,7 +325,7 @@ impl Node {
 
     /// SERVER_LEFT. It counts only over the link by which that server was last heard of: where a newer announcement came
     /// over another one, it has been overtaken. It is passed on only where it changed something, so it can't go round.
-    fn on_server_left(&mut self, now: Instant, link: ConnectionId, id: &str, out: &mut Vec<Action>) {
+    fn on_server_left(&mut self, link: ConnectionId, id: &str, out: &mut Vec<Action>) {
         if self.servers.get(id).is_none_or(|server| server.link != link) {
             trace!(connection = %link, server = id, "not known from there");
             return;
@@ -334,7 +334,6 @@ impl Node {
         self.tell_server_left(id, Some(link), out);
         self.servers.forget(id);
         self.timers.stop(&Timer::ServerExpiry(id.to_owned()));
-        self.on_server_gone(now, id, out);
     }
 
     /// A link is gone, and with it everything that was learned over it.

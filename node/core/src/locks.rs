@@ -80,11 +80,6 @@ impl Agreement {
         self.allowances.forget_link(lost);
     }
 
-    /// A server is gone from the tree.
-    pub(crate) fn forget_server(&mut self, gone: &str) {
-        self.waiting_for.remove(gone);
-    }
-
     pub(crate) fn is_complete(&self) -> bool {
         self.allowances.missing(self.waiting_for.iter().map(|(id, link)| (id, *link))) == 0
     }

@@ -129,14 +129,6 @@ impl Node {
         self.settle_and_complete(now, out);
     }
 
-    /// Another server is gone from the tree: it is no longer waited for.
-    pub(crate) fn on_server_gone(&mut self, now: Instant, id: &str, out: &mut Vec<Action>) {
-        for registration in self.registrations.values_mut() {
-            registration.agreement.forget_server(id);
-        }
-        self.settle_and_complete(now, out);
-    }
-
     fn settle_and_complete(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.settle_covered_windows(now, out);
         for username in self.registrations.keys().cloned().collect::<Vec<_>>() {
