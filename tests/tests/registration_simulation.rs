@@ -69,13 +69,16 @@ fn after_crashes_and_partitions_all_servers_know_the_same_users() {
     for_seeds(0..100, |seed| assert!(rivals::storm(seed, 8) > 100));
 }
 
-/// One USER_PREPARE, USER_VOTE and USER_COMMIT for each link.
+/// One USER_PREPARE, USER_VOTE and USER_COMMIT for each link, and a USER_COMMITTED from each neighbour of the server that
+/// was asked.
 #[test]
 fn a_registration_costs_three_messages_for_each_link() {
     for servers in [2, 10, 50, 200] {
-        let messages = rivals::messages_for_one_registration(7, servers);
+        let mut messages = rivals::messages_for_one_registration(7, servers);
         println!("{servers} servers: {messages:?}");
         let links = servers as u64 - 1;
+        let confirmations = messages.remove("USER_COMMITTED").expect("somebody confirms");
+        assert!((1..=10).contains(&confirmations), "{confirmations} of {servers} servers");
         let expected = [("USER_COMMIT", links), ("USER_PREPARE", links), ("USER_VOTE", links)];
         assert!(messages.into_iter().eq(expected), "of {servers} servers");
     }

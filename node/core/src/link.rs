@@ -271,6 +271,7 @@ impl Node {
             }
             about_users @ (Message::UserAbort { .. }
             | Message::UserCommit { .. }
+            | Message::UserCommitted { .. }
             | Message::UserDigest { .. }
             | Message::UserPrepare { .. }
             | Message::UserRecords { .. }

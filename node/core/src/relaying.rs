@@ -423,9 +423,15 @@ impl Node {
         let source = Source { link: Some(link), is_history: exchange.is_history };
         // Of an origin that is not known here, nothing can be missed here.
         let is_known = relay.ledger.index_of(&origin).is_some();
-        if relay.skip(now, source, origin, through, out).is_some() && is_known {
+        let missed = relay.skip(now, source, origin.clone(), through, out);
+        if let Some(index) = relay.ledger.index_of(&origin) {
+            exchange.note(index, through.min(relay.ledger.have_of(index)));
+            exchange.ack_due.insert(index);
+        }
+        if missed.is_some() && is_known {
             complain(link, "activities are missing for good", relay.counts.missed);
         }
+        self.schedule_acks(now + ACK_DELAY);
     }
 
     /// Acknowledgements are to go out by then.

@@ -212,6 +212,16 @@ pub enum Message {
     UserCommit {
         /// The new user.
         user: UserRecord,
+        /// The sender wants to know when it has arrived.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        confirm: bool,
+    },
+    /// USER_COMMIT has arrived. Extended links only.
+    UserCommitted {
+        /// Which registration.
+        registration: RegistrationId,
+        /// The name.
+        username: String,
     },
     /// Digests of all users, to find out whether both ends know the same. Extended links only.
     UserDigest {
@@ -505,6 +515,7 @@ impl Message {
             Self::ServerQuit { .. } => "SERVER_QUIT",
             Self::UserAbort { .. } => "USER_ABORT",
             Self::UserCommit { .. } => "USER_COMMIT",
+            Self::UserCommitted { .. } => "USER_COMMITTED",
             Self::UserDigest { .. } => "USER_DIGEST",
             Self::UserPrepare { .. } => "USER_PREPARE",
             Self::UserRecords { .. } => "USER_RECORDS",
@@ -536,6 +547,7 @@ impl Message {
             | Self::ServerQuit { .. }
             | Self::UserAbort { .. }
             | Self::UserCommit { .. }
+            | Self::UserCommitted { .. }
             | Self::UserDigest { .. }
             | Self::UserPrepare { .. }
             | Self::UserRecords { .. }
@@ -669,6 +681,7 @@ struct Fields<'a> {
     activity: Option<&'a RawValue>,
     applicant: Option<&'a RawValue>,
     attempt: Option<&'a RawValue>,
+    confirm: Option<&'a RawValue>,
     denied: Option<&'a RawValue>,
     digest: Option<&'a RawValue>,
     have: Option<&'a RawValue>,
@@ -709,6 +722,7 @@ enum FieldName {
     Activity,
     Applicant,
     Attempt,
+    Confirm,
     Denied,
     Digest,
     Have,
@@ -784,6 +798,7 @@ impl<'a> Fields<'a> {
             FieldName::Activity => ("activity", &mut self.activity),
             FieldName::Applicant => ("applicant", &mut self.applicant),
             FieldName::Attempt => ("attempt", &mut self.attempt),
+            FieldName::Confirm => ("confirm", &mut self.confirm),
             FieldName::Denied => ("denied", &mut self.denied),
             FieldName::Digest => ("digest", &mut self.digest),
             FieldName::Have => ("have", &mut self.have),
@@ -948,7 +963,18 @@ impl<'a> Fields<'a> {
                     username: of.string("username", self.username)?,
                 }
             }
-            "USER_COMMIT" => Message::UserCommit { user: of("USER_COMMIT").object("user", self.user)? },
+            "USER_COMMIT" => {
+                let of = of("USER_COMMIT");
+                let confirm = of.optional_object("confirm", self.confirm)?.unwrap_or_default();
+                Message::UserCommit { user: of.object("user", self.user)?, confirm }
+            }
+            "USER_COMMITTED" => {
+                let of = of("USER_COMMITTED");
+                Message::UserCommitted {
+                    registration: of.object("registration", self.registration)?,
+                    username: of.string("username", self.username)?,
+                }
+            }
             "USER_DIGEST" => Message::UserDigest { digest: of("USER_DIGEST").string("digest", self.digest)? },
             "USER_PREPARE" => {
                 let of = of("USER_PREPARE");
@@ -1198,8 +1224,16 @@ mod tests {
                 r#"{"command":"USER_ABORT","registration":{"at":5,"server":"n1","number":2},"username":"aaron"}"#,
             ),
             (
-                Message::UserCommit { user: user() },
+                Message::UserCommit { user: user(), confirm: false },
                 r#"{"command":"USER_COMMIT","user":{"username":"aaron","hash":"$argon2id$x","registration":{"at":5,"server":"n1","number":2}}}"#,
+            ),
+            (
+                Message::UserCommit { user: user(), confirm: true },
+                r#"{"command":"USER_COMMIT","user":{"username":"aaron","hash":"$argon2id$x","registration":{"at":5,"server":"n1","number":2}},"confirm":true}"#,
+            ),
+            (
+                Message::UserCommitted { registration: registration(), username: "aaron".into() },
+                r#"{"command":"USER_COMMITTED","registration":{"at":5,"server":"n1","number":2},"username":"aaron"}"#,
             ),
             (Message::UserDigest { digest: "00ff".into() }, r#"{"command":"USER_DIGEST","digest":"00ff"}"#),
             (

@@ -27,7 +27,7 @@ use crate::ids::{ConnectionId, TaskId};
 use crate::node::Node;
 
 use credentials::Task;
-use pending::Pending;
+use pending::{Pending, Unconfirmed};
 pub use records::CacheKey;
 use records::{Records, cost, is_hash, is_username};
 use storage::Storage;
@@ -55,6 +55,8 @@ pub struct UserCounters {
 pub(crate) struct Directory {
     records: Records,
     pending: BTreeMap<String, Pending>,
+    /// Names that are registered, whose clients are told when a neighbour knows as well. As many as registrations at most.
+    unconfirmed: BTreeMap<String, Unconfirmed>,
     pending_bytes: usize,
     tasks: BTreeMap<TaskId, Task>,
     next_task: u64,
@@ -89,6 +91,7 @@ impl Directory {
         Self {
             records,
             pending: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
             pending_bytes: 0,
             tasks: BTreeMap::new(),
             next_task: 0,
@@ -179,7 +182,10 @@ impl Node {
             Message::UserVote { registration, username, denied } => {
                 self.on_user_vote(now, link, &registration, &username, denied, out);
             }
-            Message::UserCommit { user } => self.on_user_commit(now, link, user, out),
+            Message::UserCommit { user, confirm } => self.on_user_commit(now, link, user, confirm, out),
+            Message::UserCommitted { registration, username } => {
+                self.on_user_committed(now, &registration, &username, out);
+            }
             Message::UserAbort { registration, username } => {
                 self.on_user_abort(now, link, registration, username, out);
             }

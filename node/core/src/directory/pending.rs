@@ -23,6 +23,14 @@ pub(crate) struct Pending {
     pub(crate) locks: Option<Agreement>,
 }
 
+/// A registration of this server that is committed, and that no neighbour has confirmed to know yet (protocol, U5).
+#[derive(Debug)]
+pub(crate) struct Unconfirmed {
+    pub(crate) registration: RegistrationId,
+    /// Whom to tell that the name is its own, as long as it is there.
+    pub(crate) client: Option<ConnectionId>,
+}
+
 /// Who wants to know how it ends.
 #[derive(Debug)]
 pub(crate) enum Asker {

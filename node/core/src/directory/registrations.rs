@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 
 use super::Directory;
 use super::credentials::Task;
-use super::pending::{Asker, Failure, Pending, Stage};
+use super::pending::{Asker, Failure, Pending, Stage, Unconfirmed};
 use super::records::{Merged, is_hash, is_username};
 use crate::config::{LOGIN_WINDOW, REGISTRATION_TIMEOUT};
 use crate::error::Refusal;
@@ -281,11 +281,20 @@ impl Node {
         }
         let Some(pending) = self.directory.take_pending(&username, &registration) else { return };
         debug!(username = quote(&username), "registered");
-        self.send_to_extended(&Message::UserCommit { user: record }, None, out);
+        let client = match pending.asker {
+            Asker::Client(client) => client,
+            Asker::Links(_) | Asker::Plain(_) => None,
+        };
+        let confirm = client.is_some() && !self.extended_links().is_empty();
+        self.send_to_extended(&Message::UserCommit { user: record, confirm }, None, out);
         if pending.locks.is_some() {
             self.allow_on_plain_links(&username, &pending.secret, out);
         }
         match pending.asker {
+            Asker::Client(_) if confirm => {
+                self.timers.set(Timer::Registration(username.clone()), now + 2 * self.heartbeat_timeout());
+                self.directory.unconfirmed.insert(username.clone(), Unconfirmed { registration, client });
+            }
             Asker::Client(Some(client)) => {
                 self.confirm(now, client, &username, out);
                 self.resume(now, client, out);
@@ -299,10 +308,48 @@ impl Node {
         self.resume_logins(now, &username, out);
     }
 
-    pub(super) fn on_user_commit(&mut self, now: Instant, link: ConnectionId, user: UserRecord, out: &mut Vec<Action>) {
+    pub(super) fn on_user_commit(
+        &mut self,
+        now: Instant,
+        link: ConnectionId,
+        user: UserRecord,
+        confirm: bool,
+        out: &mut Vec<Action>,
+    ) {
+        let UserRecord { username, registration, .. } = user.clone();
         if self.take_record(now, user.clone(), out) {
-            self.send_to_extended(&Message::UserCommit { user }, Some(link), out);
+            self.send_to_extended(&Message::UserCommit { user, confirm: false }, Some(link), out);
             self.write_users(out);
+        }
+        if confirm && self.directory.records.get(&username).is_some_and(|record| record.registration == registration) {
+            self.send(link, &Message::UserCommitted { registration, username }, out);
+        }
+    }
+
+    /// A neighbour knows of it as well: no single server can lose it any more.
+    pub(super) fn on_user_committed(
+        &mut self,
+        now: Instant,
+        registration: &RegistrationId,
+        username: &str,
+        out: &mut Vec<Action>,
+    ) {
+        let unconfirmed = self.directory.unconfirmed.get(username);
+        if unconfirmed.is_some_and(|unconfirmed| unconfirmed.registration == *registration) {
+            self.confirm_registration(now, username, out);
+        }
+    }
+
+    fn confirm_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+        let Some(Unconfirmed { client, registration }) = self.directory.unconfirmed.remove(username) else { return };
+        self.timers.stop(&Timer::Registration(username.to_owned()));
+        let Some(client) = client else { return };
+        if self.directory.records.get(username).is_some_and(|record| record.registration == registration) {
+            self.confirm(now, client, username, out);
+            self.resume(now, client, out);
+        } else {
+            // An earlier one has come meanwhile.
+            self.refuse(now, client, &Refusal::NameTaken { username: username.to_owned() }, out);
         }
     }
 
@@ -425,6 +472,8 @@ impl Node {
 
     /// Votes, or the outcome, did not come in time.
     pub(crate) fn on_registration_overdue(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+        // It is registered here; the neighbours that are to know are gone, and others are told when they come.
+        self.confirm_registration(now, username, out);
         let Some(pending) = self.directory.pending.get(username) else { return };
         info!(username = quote(username), stage = ?pending.stage, "a registration takes too long");
         let registration = pending.registration.clone();
@@ -433,6 +482,9 @@ impl Node {
 
     /// The client that asked for it is gone, or is a link now.
     pub(crate) fn forget_registering_client(&mut self, username: &str) {
+        if let Some(unconfirmed) = self.directory.unconfirmed.get_mut(username) {
+            unconfirmed.client = None;
+        }
         if let Some(Asker::Client(client)) = self.directory.pending.get_mut(username).map(|pending| &mut pending.asker)
         {
             *client = None;

@@ -112,9 +112,9 @@ impl Ledger {
         states.map(|state| (state.origin.clone(), state.have)).collect()
     }
 
-    /// Of each origin that is known.
+    /// The same, by index.
     pub(crate) fn progress(&self) -> impl Iterator<Item = (OriginIndex, u64)> {
-        self.origins.iter().map(|(index, state)| (*index, state.have))
+        self.origins.iter().filter(|(_, state)| state.have > 0).map(|(index, state)| (*index, state.have))
     }
 
     pub(crate) fn judge(&self, origin: &Origin, seq: u64) -> Judgement {
