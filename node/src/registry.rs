@@ -44,7 +44,7 @@ const MAX_CANDIDATES: usize = 16;
 const KEEPALIVE: Duration = Duration::from_secs(2);
 
 /// The pause before a lost master is tried again, at first and at most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// How long changes of what is remembered may wait to be written.
 const SAVE_AFTER: Duration = Duration::from_secs(1);

@@ -58,7 +58,9 @@ pub struct RelayCounts {
     pub repeated: u64,
     /// Published twice under different names, by clients that changed servers.
     pub renamed: u64,
-    /// Given up, since nobody that was asked has them any more.
+    /// Times that some were given up, since nobody that was asked has them any more.
+    pub gaps: u64,
+    /// How many were given up.
     pub missed: u64,
     /// Syncs that had to be asked for because of a gap.
     pub resyncs: u64,
@@ -196,6 +198,7 @@ impl Relay {
         out: &mut Vec<Action>,
     ) -> Option<u64> {
         let missed = self.ledger.skip(&origin, through, now)?;
+        self.counts.gaps += 1;
         self.counts.missed = self.counts.missed.saturating_add(missed);
         let line = Message::RelayGap { origin, through }.to_line();
         self.ledger.pass(line.len());
@@ -309,7 +312,7 @@ impl Node {
                 // It was asked, and comes with the same again: nothing but a gap will do.
                 exchange.asked_about.remove(&tag.origin);
                 relay.skip(now, source, tag.origin.clone(), seq - 1, out);
-                complain(link, "activities are missing for good", relay.counts.missed);
+                complain(link, "activities are missing for good", relay.counts.gaps);
                 relay.take(now, source, tag, &Payload::Forwarded(activity), out)
             }
             Judgement::Gap { have } => {
@@ -429,7 +432,7 @@ impl Node {
             exchange.ack_due.insert(index);
         }
         if missed.is_some() && is_known {
-            complain(link, "activities are missing for good", relay.counts.missed);
+            complain(link, "activities are missing for good", relay.counts.gaps);
         }
         self.schedule_acks(now + ACK_DELAY);
     }

@@ -236,7 +236,11 @@ impl Subscriber {
         let mut stream = TcpStream::connect(address).expect("the server accepts connections");
         stream.set_nodelay(true).expect("a TCP socket has this option");
         writeln!(stream, "{}", lines::login_anonymously()).expect("the server takes a login");
-        let reader = BufReader::new(stream.try_clone().expect("a socket can be duplicated"));
+        let mut reader = BufReader::new(stream.try_clone().expect("a socket can be duplicated"));
+        // A server that has just started may be learning what happened before, and answer late.
+        let mut answer = String::new();
+        reader.read_line(&mut answer).expect("the server answers");
+        assert!(answer.contains("LOGIN_SUCCESS"), "{answer}");
         let subscriber = Self { stream, next_number: Arc::default(), arrivals: Arc::default() };
         let (next_number, arrivals) = (Arc::clone(&subscriber.next_number), Arc::clone(&subscriber.arrivals));
         // Ends with the connection.
@@ -337,13 +341,6 @@ fn judge(published: &[Instant], first: u64, hurt_at: Instant, arrivals: &[Vec<(I
         }
         for number in first..first + published.len() as u64 {
             if !seen.contains(&number) {
-                eprintln!(
-                    "DEBUG lost {number} of {first}.. at subscriber index, published {:?} rel hurt",
-                    published[(number - first) as usize].checked_duration_since(hurt_at).map_or_else(
-                        || -(hurt_at.duration_since(published[(number - first) as usize]).as_secs_f64()),
-                        |d| d.as_secs_f64()
-                    )
-                );
                 lost += 1;
                 complete_at[(number - first) as usize] = None;
             }
