@@ -141,6 +141,16 @@ impl Process {
         self.stderr.lines()
     }
 
+    /// Waits until a line with this text has been printed to stderr.
+    #[track_caller]
+    pub fn wait_for_stderr(&self, text: &str) {
+        wait::until(PATIENCE, || {
+            let lines = self.stderr();
+            let is_there = lines.iter().any(|line| line.contains(text));
+            if is_there { Ok(()) } else { Err(format!("no {text:?} in:\n{}", lines.join("\n"))) }
+        });
+    }
+
     /// How many bytes of memory the process has in use.
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process runs");

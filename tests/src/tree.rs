@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::lines;
 use crate::node::{Node, NodeBuilder};
-use crate::peer::Peer;
+use crate::peer::{Arrival, Peer};
+use crate::wait::{self, PATIENCE};
 
 /// Short enough that a tree knows itself soon, long enough that three of them pass only on a machine that stands still.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_millis(500);
@@ -73,4 +75,17 @@ pub fn wait_until_all_know_each_other(nodes: &[&Node]) {
             missing.remove(announcement["id"].as_str().unwrap_or_default());
         }
     }
+}
+
+/// Waits until an activity published at one node reaches a client of the other.
+#[track_caller]
+pub fn wait_until_linked(one: &Node, other: &Node) {
+    let (mut publisher, mut reader) = (Peer::anonymous(one.address()), Peer::anonymous(other.address()));
+    wait::until(PATIENCE, || {
+        publisher.send(lines::anonymous_activity(r#"{"verb":"reach"}"#));
+        match reader.arrival(Duration::from_millis(100)) {
+            Arrival::Line(_) => Ok(()),
+            other => Err(format!("nothing has reached the other node: {other:?}")),
+        }
+    });
 }

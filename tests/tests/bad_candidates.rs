@@ -2,13 +2,11 @@
 //! master played by the test names the bad one first.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
-use std::time::Duration;
-
 use arborcast_tests::fake_master::{FakeMaster, Reports, candidate};
 use arborcast_tests::lines;
-use arborcast_tests::node::{Node, NodeBuilder};
-use arborcast_tests::peer::{Arrival, FakeParent, Peer};
-use arborcast_tests::wait::{self, PATIENCE};
+use arborcast_tests::node::NodeBuilder;
+use arborcast_tests::peer::{FakeParent, Peer};
+use arborcast_tests::tree::wait_until_linked;
 
 /// A node that is told of a bad candidate and of a good one behind it joins the good one, and logs what was wrong with
 /// the bad one, which is left to `play` its part on each connection that it gets until then.
@@ -26,25 +24,8 @@ fn joins_behind(log: &str, play: impl Fn(Peer) -> Option<Peer> + Send + 'static)
     let kept = play(bad.accept());
     wait_until_linked(&root, &node);
     drop(kept);
-    wait::until(PATIENCE, || {
-        let lines = node.process.stderr();
-        let found = lines.iter().any(|line| line.contains(log));
-        if found { Ok(()) } else { Err(format!("no {log:?} in the log:\n{}", lines.join("\n"))) }
-    });
+    node.process.wait_for_stderr(log);
     assert_eq!(node.process.exit_status(), None);
-}
-
-/// Waits until an activity published at one node reaches a client of the other.
-#[track_caller]
-fn wait_until_linked(one: &Node, other: &Node) {
-    let (mut publisher, mut reader) = (Peer::anonymous(one.address()), Peer::anonymous(other.address()));
-    wait::until(PATIENCE, || {
-        publisher.send(lines::anonymous_activity(r#"{"verb":"reach"}"#));
-        match reader.arrival(Duration::from_millis(100)) {
-            Arrival::Line(_) => Ok(()),
-            other => Err(format!("nothing has reached the other node: {other:?}")),
-        }
-    });
 }
 
 /// What an applicant calls this attempt.

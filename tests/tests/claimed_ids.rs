@@ -7,7 +7,6 @@ use arborcast_tests::forest::Forest;
 use arborcast_tests::lines;
 use arborcast_tests::node::{NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
-use arborcast_tests::wait::{self, PATIENCE};
 
 /// Applies at a server under an id, as a run and from an address of one's own choice; says how that was refused.
 #[track_caller]
@@ -48,7 +47,7 @@ fn a_second_server_under_an_id_in_use_says_so_and_stays_alone() {
     let (shape, leaf) = (forest.shape(), forest.shape().leaves()[0]);
     let builder = NodeBuilder::default().flag("--master", forest.master().address());
     let mut second = builder.id(forest.id(leaf)).start();
-    wait_for_log(&second, "is in use by another server");
+    second.process.wait_for_stderr("is in use by another server");
     assert_eq!(second.process.exit_status(), None, "it goes on trying");
     assert_eq!(forest.shape_besides(duplicates), shape);
     drop(second);
@@ -68,18 +67,10 @@ fn a_server_with_the_wrong_secret_says_so_and_stays_alone() {
     let (shape, root) = (forest.shape(), forest.shape().root());
     let builder = NodeBuilder::default().secret("wrong").flag("--master", forest.master().address());
     let mut stranger = builder.parent(forest.address(root)).log("info").start();
-    wait_for_log(&stranger, "the supplied secret is incorrect");
-    wait_for_log(&stranger, "no contact with this master");
+    stranger.process.wait_for_stderr("the supplied secret is incorrect");
+    stranger.process.wait_for_stderr("no contact with this master");
     assert_eq!(stranger.process.exit_status(), None, "it goes on trying");
     assert!(stranger.process.stderr().iter().all(|line| !line.contains("wrong\"")), "secrets are never logged");
     assert_eq!(forest.shape(), shape);
     forest.wait_until_one_tree();
-}
-
-#[track_caller]
-fn wait_for_log(node: &arborcast_tests::node::Node, what: &str) {
-    wait::until(PATIENCE, || {
-        let log = node.process.stderr();
-        if log.iter().any(|line| line.contains(what)) { Ok(()) } else { Err(format!("no {what:?} in {log:#?}")) }
-    });
 }

@@ -8,9 +8,7 @@ use arborcast_proto::registry::Candidate;
 use arborcast_tests::fake_master::{Character, FakeMaster, Reports, candidate};
 use arborcast_tests::forest::Forest;
 use arborcast_tests::node::NodeBuilder;
-use arborcast_tests::peer::{Arrival, Peer};
-use arborcast_tests::wait::{self, PATIENCE};
-use arborcast_tests::{lines, node};
+use arborcast_tests::tree::wait_until_linked;
 use std::time::Duration;
 
 /// A tree of five forms with this master beside a right one, and heals when its root and then another dies.
@@ -166,26 +164,4 @@ fn alone_it_keeps_nobody_from_those_who_are_remembered() {
     drop(root);
     wait_until_linked(&one, &other);
     assert!(fake.asked() > 0);
-}
-
-/// Waits until an activity published at one node reaches a client of the other.
-#[track_caller]
-fn wait_until_linked(one: &node::Node, other: &node::Node) {
-    let (mut publisher, mut reader) = (client(one), client(other));
-    wait::until(PATIENCE, || {
-        publisher.send(lines::anonymous_activity(r#"{"verb":"reach"}"#));
-        match reader.arrival(Duration::from_millis(100)) {
-            Arrival::Line(_) => Ok(()),
-            other => Err(format!("nothing has reached the other node: {other:?}")),
-        }
-    });
-}
-
-/// A client that stays, however the load is elsewhere.
-#[track_caller]
-fn client(node: &node::Node) -> Peer {
-    let mut client = Peer::connect(node.address());
-    client.send(lines::login_anonymously());
-    client.expect_command("LOGIN_SUCCESS");
-    client
 }

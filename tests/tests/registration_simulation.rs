@@ -7,16 +7,7 @@ use std::time::Duration;
 use arborcast_proto::wire::Message;
 use arborcast_tests::cluster::{ClientIndex, Cluster};
 use arborcast_tests::rivals::{self, agree, grown, login, register};
-
-/// Runs one scenario for many seeds, and says which seed failed.
-fn for_seeds(seeds: std::ops::Range<u64>, scenario: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    for seed in seeds {
-        if let Err(panic) = std::panic::catch_unwind(|| scenario(seed)) {
-            eprintln!("failed with seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
-}
+use arborcast_tests::seeds::for_seeds;
 
 fn answer(cluster: &Cluster, client: ClientIndex) -> Option<&Message> {
     cluster.client(client).answers.first()

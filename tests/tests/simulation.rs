@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arborcast_proto::wire::{Credentials, Message};
 use arborcast_tests::cluster::{ClientIndex, Cluster, ServerIndex};
+use arborcast_tests::seeds::for_seeds;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
@@ -30,16 +31,6 @@ fn line(servers: usize) -> Vec<ServerIndex> {
 
 fn binary_tree(servers: usize) -> Vec<ServerIndex> {
     (1..servers).map(|server| (server - 1) / 2).collect()
-}
-
-/// Runs one scenario for many seeds, and says which seed failed.
-fn for_seeds(scenario: impl Fn(u64) + std::panic::RefUnwindSafe) {
-    for seed in 0..SEEDS {
-        if let Err(panic) = std::panic::catch_unwind(|| scenario(seed)) {
-            eprintln!("failed with seed {seed}");
-            std::panic::resume_unwind(panic);
-        }
-    }
 }
 
 /// Logs clients in and waits until all have settled somewhere.
@@ -97,7 +88,7 @@ fn a_name_registered_at_one_leaf_can_log_in_at_every_server_of_a_tree_of_fifteen
 /// Registration, "a server that receives LOCK_REQUEST".
 #[test]
 fn the_same_name_registered_at_two_leaves_at_once_never_succeeds_twice() {
-    for_seeds(|seed| {
+    for_seeds(0..SEEDS, |seed| {
         let mut cluster = Cluster::tree(seed, &binary_tree(15));
         let apart = Duration::from_millis(cluster.rng.random_range(0..300));
         let (left, right) = (cluster.add_client(7), cluster.add_client(14));
@@ -161,7 +152,7 @@ fn when_a_link_is_lost_each_half_goes_on_as_its_own_tree() {
 /// Registration, step 3: "a server whose link is lost is no longer waited for"; step 4: no full answer in 10 s.
 #[test]
 fn every_registration_is_answered_whatever_is_cut_meanwhile() {
-    for_seeds(|seed| {
+    for_seeds(0..SEEDS, |seed| {
         let mut cluster = Cluster::tree(seed, &binary_tree(7));
         let clients: Vec<_> = (0..7).map(|server| cluster.add_client(server)).collect();
         for client in &clients {
@@ -183,7 +174,7 @@ fn every_registration_is_answered_whatever_is_cut_meanwhile() {
 /// is published when all is quiet reaches everybody.
 #[test]
 fn random_runs_keep_every_invariant() {
-    for_seeds(|seed| {
+    for_seeds(0..SEEDS, |seed| {
         let mut cluster = random_run(seed);
         let settled: Vec<_> = (0..cluster.clients()).filter(|client| cluster.client(*client).is_in()).collect();
         let before: BTreeMap<_, _> = settled.iter().map(|c| (*c, cluster.client(*c).activities.len())).collect();

@@ -1,6 +1,6 @@
 //! What clients publish, and extended sessions: acknowledged, resumed, in order (protocol, Activities; Extended sessions).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use arborcast_proto::wire::message::Target;
@@ -147,17 +147,14 @@ impl Node {
     /// Tells publishers what is safe (protocol, E5).
     pub(crate) fn acknowledge_what_is_safe(&mut self, out: &mut Vec<Action>) {
         let waiting = self.relay.as_mut().map(|relay| std::mem::take(&mut relay.unacknowledged)).unwrap_or_default();
-        let mut still_waiting = waiting.clone();
+        let mut still_waiting = BTreeSet::new();
         for connection in waiting {
-            let Some(session) = self.extended_session(connection) else {
-                still_waiting.remove(&connection);
-                continue;
-            };
+            let Some(session) = self.extended_session(connection) else { continue };
             let safe = session.unacknowledged.iter().take_while(|(_, name)| self.is_safe(*name)).count();
             let Some(session) = self.extended_session_mut(connection) else { continue };
             let highest = session.unacknowledged.drain(..safe).map(|(number, _)| number).max();
-            if session.unacknowledged.is_empty() {
-                still_waiting.remove(&connection);
+            if !session.unacknowledged.is_empty() {
+                still_waiting.insert(connection);
             }
             if let Some(number) = highest {
                 session.acknowledged = number.max(session.acknowledged);
@@ -211,8 +208,8 @@ impl Node {
 
     /// What a client is told at its login: what counts as received, the rest of that where it is long, and other servers
     /// (protocol, E2).
-    pub(crate) fn welcome(&self, info: String, extended: Option<&ExtendedSession>) -> (Message, Vec<Message>) {
-        let (Some(relay), Some(session)) = (&self.relay, extended) else {
+    pub(crate) fn welcome(&self, connection: ConnectionId, info: String) -> (Message, Vec<Message>) {
+        let (Some(relay), Some(session)) = (&self.relay, self.extended_session(connection)) else {
             return (Message::LoginSuccess { info, have: None, servers: Vec::new() }, Vec::new());
         };
         let have = if session.has_resumed { Have::new() } else { relay.ledger.have() };
@@ -234,15 +231,13 @@ impl Node {
         &mut self,
         now: Instant,
         connection: ConnectionId,
-        extended: Option<ExtendedSession>,
         resumed: Option<Have>,
         out: &mut Vec<Action>,
     ) {
-        let is_extended = extended.is_some();
         if let Some(Role::Client(session)) = self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
-            session.extended = extended;
             session.is_subscribed = true;
         }
+        let is_extended = self.extended_session(connection).is_some();
         let form = if is_extended { Form::Extended } else { Form::Plain };
         let takes_history = resumed.is_some();
         out.push(Action::Subscribe { connection, form, is_link: false, takes_history });

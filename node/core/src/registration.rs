@@ -126,10 +126,6 @@ impl Node {
         for registration in self.registrations.values_mut() {
             registration.agreement.forget_link(link);
         }
-        self.settle_and_complete(now, out);
-    }
-
-    fn settle_and_complete(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.settle_covered_windows(now, out);
         for username in self.registrations.keys().cloned().collect::<Vec<_>>() {
             self.complete_if_agreed(now, &username, out);

@@ -182,10 +182,10 @@ impl Node {
         let (session, have) = resume.filter(|_| self.relay.is_some()).map(|it| (it.session, it.have)).unzip();
         let have = have.flatten();
         let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
-        entry.role = Role::Client(Session { username, secret, extended: None, is_subscribed: false });
+        entry.role = Role::Client(Session { username, secret, extended, is_subscribed: false });
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
-        let (welcome, more) = self.welcome(info, extended.as_ref());
+        let (welcome, more) = self.welcome(connection, info);
         self.send(connection, &welcome, out);
         let elsewhere =
             if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
@@ -199,7 +199,7 @@ impl Node {
                 for message in more {
                     self.send(connection, &message, out);
                 }
-                self.subscribe_session(now, connection, extended, have, out);
+                self.subscribe_session(now, connection, have, out);
             }
         }
     }
