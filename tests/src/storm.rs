@@ -14,7 +14,7 @@ use crate::simulated_masters::Character;
 
 /// How long healing may take once all faults are over. Servers that found nobody pause for up to five seconds, and much
 /// of the advice they get is wrong.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How long it may take until everybody is where it prefers to be. Pauses are up to a minute, and one may have to wait for
 /// another to leave.

@@ -21,6 +21,7 @@ use crate::event::{Action, CloseReason};
 use crate::fragment::Parent;
 use crate::ids::{AttemptId, ConnectionId, ServerId};
 use crate::link::Link;
+use crate::load::Servers;
 use crate::node::{Connection, Node, Role};
 use crate::timer::Timer;
 
@@ -35,6 +36,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The longest pause, and how often a root that is content looks whether there is a better fragment.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// After so long in one round no further remembered server is asked: what the masters know may be newer.
+const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 
 /// Most servers that are remembered, and most candidates that are taken from one answer.
 const MAX_REMEMBERED: usize = 1000;
@@ -58,6 +62,9 @@ pub(crate) struct Healing {
     pursuit: Pursuit,
     /// Whom to try next.
     candidates: VecDeque<Target>,
+    /// The remembered servers to try in this round when there is no candidate left, and until when.
+    fallbacks: VecDeque<Target>,
+    search_ends: Option<Instant>,
     /// Rounds without success.
     failures: u32,
     /// Servers that could be asked when no master answers.
@@ -66,6 +73,8 @@ pub(crate) struct Healing {
     configured: Option<Target>,
     /// Whether the configured parent has shown that it speaks the extensions.
     configured_is_extended: bool,
+    /// Whether the masters were asked in this round.
+    has_asked_masters: bool,
     /// Who was tried in this round.
     tried: BTreeSet<ServerId>,
     /// How many candidates of this round others have named when they refused.
@@ -115,8 +124,11 @@ impl Healing {
             next_attempt: 1,
             pursuit: Pursuit::Resting,
             candidates: configured.clone().into_iter().collect(),
+            fallbacks: VecDeque::new(),
+            search_ends: None,
             configured,
             configured_is_extended: false,
+            has_asked_masters: false,
             tried: BTreeSet::new(),
             referrals: 0,
             obstacle: None,
@@ -161,16 +173,27 @@ impl Healing {
         }
     }
 
-    /// The configured parent, former ancestors, nearest first, then the others in random order.
-    fn add_remembered(&mut self, own_id: &str) {
-        let above = self.ancestors.iter().filter_map(|id| self.remembered.get(id)).cloned().collect::<Vec<_>>();
-        let mut others = self.remembered.values().cloned().collect::<Vec<_>>();
+    /// The configured parent, former ancestors, nearest first, then the others in random order. Those that are heard over
+    /// the links of this root are below it and would refuse.
+    fn fall_back_to_remembered(&mut self, own_id: &str, below: &Servers) {
+        let is_elsewhere = |target: &&Target| target.id != own_id && !below.knows(&target.id);
+        let mut others = self.remembered.values().filter(is_elsewhere).cloned().collect::<Vec<_>>();
         for last in (1..others.len()).rev() {
             let other = self.below(last as u64 + 1) as usize;
             others.swap(last, other);
         }
-        let first = self.configured.clone();
-        self.add_candidates(first.into_iter().chain(above).chain(others), own_id);
+        let above = self.ancestors.iter().filter_map(|id| self.remembered.get(id)).filter(is_elsewhere);
+        self.fallbacks = self.configured.iter().chain(above).cloned().chain(others).collect();
+    }
+
+    /// Whom to try now: whoever was named, then a remembered server, nobody of those twice in a round.
+    fn next_candidate(&mut self, now: Instant) -> Option<Target> {
+        self.candidates.pop_front().or_else(|| {
+            let search_ends = *self.search_ends.get_or_insert(now + LONGEST_SEARCH);
+            let Self { fallbacks, tried, .. } = self;
+            let untried = std::iter::from_fn(|| fallbacks.pop_front()).find(|target| !tried.contains(&target.id));
+            untried.filter(|_| now < search_ends)
+        })
     }
 
     /// A random number below `bound`; 0 if that is 0.
@@ -192,9 +215,18 @@ impl Healing {
 
     /// All were tried, or a parent is found.
     fn end_round(&mut self) {
+        self.has_asked_masters = false;
+        self.fallbacks.clear();
+        self.search_ends = None;
         self.tried.clear();
         self.referrals = 0;
         self.obstacle = None;
+    }
+
+    /// Somebody new is named. After a first round only that one is tried: who names somebody often must not make this
+    /// node ask everybody each time.
+    fn end_pause_early(&mut self) {
+        self.has_asked_masters |= self.failures > 0;
     }
 
     /// Candidates that somebody named who refused: behind those that are there, and nobody who was tried in this round.
@@ -224,10 +256,10 @@ impl Node {
         if !self.may_attach() || self.healing.is_attaching() {
             return;
         }
-        if !self.healing.candidates.is_empty() {
-            self.try_next(now, out);
-            return;
-        }
+        self.try_next(now, out);
+    }
+
+    fn ask_masters(&mut self, now: Instant, out: &mut Vec<Action>) {
         let attempt = self.healing.new_attempt();
         self.healing.pursuit = Pursuit::Asking(attempt);
         self.timers.set(Timer::Seek, now + MASTERS_TIMEOUT);
@@ -251,12 +283,13 @@ impl Node {
             return;
         }
         self.healing.pursuit = Pursuit::Resting;
-        let Self { healing, config, .. } = self;
+        self.healing.has_asked_masters = true;
+        let Self { healing, config, servers, .. } = self;
         // Masters may name only those that this node can't reach, and go on doing so.
         let is_enough = !candidates.is_empty() && healing.failures == 0;
         healing.add_candidates(candidates, &config.id);
         if !is_enough {
-            healing.add_remembered(&config.id);
+            healing.fall_back_to_remembered(&config.id, servers);
         }
         self.try_next(now, out);
     }
@@ -264,6 +297,7 @@ impl Node {
     pub(crate) fn on_advised(&mut self, now: Instant, candidates: Vec<Target>, out: &mut Vec<Action>) {
         if self.may_attach() && !self.healing.is_attaching() {
             self.healing.add_candidates(candidates, &self.config.id);
+            self.healing.end_pause_early();
             self.try_next(now, out);
         }
     }
@@ -280,6 +314,7 @@ impl Node {
     fn seek_at(&mut self, now: Instant, target: Target, out: &mut Vec<Action>) {
         if self.may_attach() && !self.healing.is_attaching() {
             self.healing.candidates.push_front(target);
+            self.healing.end_pause_early();
             self.try_next(now, out);
         }
     }
@@ -293,8 +328,9 @@ impl Node {
         if !self.may_attach() {
             return;
         }
-        match self.healing.candidates.pop_front() {
+        match self.healing.next_candidate(now) {
             Some(target) => self.try_candidate(now, target, Manner::Extended, out),
+            None if !self.healing.has_asked_masters => self.ask_masters(now, out),
             None => self.rest(now),
         }
     }
@@ -327,6 +363,9 @@ impl Node {
             info!("nobody to attach to: this node is a root now, and goes on looking now and then");
         } else {
             debug!(failures, "nobody to attach to");
+        }
+        if failures == 0 && !self.timers.is_set(&Timer::Apart) {
+            self.timers.set(Timer::Apart, now);
         }
         self.healing.failures = failures.saturating_add(1);
         self.timers.set(Timer::Seek, now + pause);
@@ -524,6 +563,7 @@ impl Node {
         self.healing.end_round();
         self.become_link(now, connection, Link::to_found_plain_parent(now), out);
         self.ask_doubted_later(now);
+        self.advance_registrations(now, out);
     }
 
     /// A parent that was taken for a plain one has shown that it speaks the extensions: it's asked again as such.
@@ -611,6 +651,7 @@ impl Node {
         self.healing.end_round();
         self.healing.ancestors = self.fragment.position().path.into_iter().rev().skip(1).collect();
         self.fragment.become_root();
+        self.be_apart(now);
         self.healing.failures = 0;
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
@@ -631,6 +672,18 @@ impl Node {
     pub(crate) fn is_in_its_first_round(&self) -> bool {
         let may_find_somebody = self.extensions.is_some() && self.fragment.is_root() && !self.has_plain_parent();
         may_find_somebody && self.healing.failures == 0
+    }
+
+    /// A link is lost through which this root was part of a larger tree: for some time that one may still be there, and
+    /// find it again (protocol, U2).
+    pub(crate) fn be_apart(&mut self, now: Instant) {
+        self.timers.set(Timer::Apart, now + 2 * self.heartbeat_timeout());
+    }
+
+    /// Whether what this root agrees to may not be what all the others agree to: it has not found them yet.
+    pub(crate) fn may_be_apart(&self) -> bool {
+        let is_apart = self.fragment.is_root() && self.timers.is_set(&Timer::Apart) && !self.has_plain_parent();
+        is_apart || self.is_in_its_first_round()
     }
 
     /// Somebody asks to attach here though the own key is the larger one: as a root, we ask there instead.

@@ -92,6 +92,7 @@ impl Node {
         self.send(connection, &self.announcement(), out);
         if is_extended {
             self.begin_user_sync(connection, out);
+            self.ask_about_pending(connection, out);
             self.timers.set(Timer::LinkSilence(connection), now + self.heartbeat_timeout());
             for (id, server) in self.servers.iter().filter(|(_, server)| server.link != connection) {
                 let (id, hostname) = (id.clone(), server.hostname.clone());
@@ -373,6 +374,8 @@ impl Node {
         self.on_directory_link_lost(now, link, out);
         if was_parent {
             self.on_parent_lost(now, out);
+        } else if lost_link.is_extended && self.extended_links().is_empty() && self.fragment.is_root() {
+            self.be_apart(now);
         } else if lost_link.is_to_parent && !lost_link.is_extended {
             // A plain parent kept this node from looking for another.
             self.seek(now, out);

@@ -497,6 +497,7 @@ impl Node {
             match timer {
                 Timer::Acks => self.on_acks_due(out),
                 Timer::Predecessor(connection) => self.on_predecessor_timeout(now, connection, out),
+                Timer::Apart => self.advance_registrations(now, out),
                 Timer::Applicant(connection) => self.on_applicant_timeout(now, connection, out),
                 Timer::Attempt => self.on_attempt_timeout(now, out),
                 Timer::DrainGrace => self.on_drain_grace_over(out),

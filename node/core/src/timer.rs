@@ -12,6 +12,8 @@ pub(crate) enum Timer {
     Acks,
     /// The next SERVER_ANNOUNCE is due.
     Announce,
+    /// A root that may be part of another tree in a moment has waited long enough: it registers names by itself.
+    Apart,
     /// A connection that was asked for, or its acceptance, has taken too long.
     Attempt,
     /// An applicant's request was not answered by the root in time.

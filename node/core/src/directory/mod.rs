@@ -217,7 +217,7 @@ impl Node {
         }
     }
 
-    fn extended_links(&self) -> Vec<ConnectionId> {
+    pub(crate) fn extended_links(&self) -> Vec<ConnectionId> {
         self.links.iter().copied().filter(|link| self.is_extended_link(*link)).collect()
     }
 

@@ -185,8 +185,9 @@ impl Node {
 
     /// Goes on with a registration whose last answer may have come.
     pub(super) fn advance_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+        let may_be_apart = self.may_be_apart();
         let Some(pending) = self.directory.pending.get_mut(username) else { return };
-        if pending.stage != Stage::Asking || !pending.is_agreed() {
+        if pending.stage != Stage::Asking || !pending.is_agreed() || may_be_apart {
             return;
         }
         match &pending.asker {
@@ -210,6 +211,28 @@ impl Node {
                 self.allow_on_plain_links(username, &secret, out);
                 self.complete_if_settled_by_plain(username, out);
             }
+        }
+    }
+
+    /// Goes on with those that had to wait until this server knows whether it is part of a larger tree.
+    pub(crate) fn advance_registrations(&mut self, now: Instant, out: &mut Vec<Action>) {
+        for username in self.directory.pending.keys().cloned().collect::<Vec<_>>() {
+            self.advance_registration(now, &username, out);
+        }
+    }
+
+    /// A link has come up: whoever is behind it may object as well to what is not agreed to yet.
+    pub(crate) fn ask_about_pending(&mut self, link: ConnectionId, out: &mut Vec<Action>) {
+        let mut prepares = Vec::new();
+        for (username, pending) in &mut self.directory.pending {
+            if pending.stage == Stage::Asking && pending.asked.insert(link) {
+                pending.unanswered.insert(link);
+                let credentials = Credentials { username: username.clone(), secret: pending.secret.clone() };
+                prepares.push(Message::UserPrepare { registration: pending.registration.clone(), credentials });
+            }
+        }
+        for prepare in prepares {
+            self.send(link, &prepare, out);
         }
     }
 
