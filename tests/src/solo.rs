@@ -11,7 +11,7 @@ use arborcast_proto::wire::message::{Applicant, FragmentKey, Reign, Request, Tar
 use arborcast_proto::wire::{Message, ServerAnnounce};
 use bytes::Bytes;
 
-use crate::cluster::CLUSTER_SECRET;
+use crate::cluster::{CLUSTER_SECRET, fake_hash};
 
 /// A core in virtual time. Its id is `me`, and it speaks the extensions.
 pub struct Solo {
@@ -72,6 +72,9 @@ impl Solo {
                 }
                 Action::Close { connection, reason } => drop(self.closed.insert(connection, reason)),
                 Action::Dial { attempt, target } => self.dials.push_back((attempt, target)),
+                Action::HashSecret { task, secret } => {
+                    self.handle(Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
+                }
                 Action::AskMasters { attempt } => self.questions.push_back(attempt),
                 Action::Relay { line, head, source } => {
                     let end = self.log.last_key_value().map_or(0, |(at, line)| at + line.len() as u64);

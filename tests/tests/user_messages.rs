@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use arborcast_core::{Action, Config, ConnectionId, Event, Extensions, Node, ReceivedLine};
+use arborcast_core::{Action, Config, ConnectionId, Event, Extensions, Node, ReceivedLine, RootReason};
 use arborcast_tests::cluster::fake_hash;
 use arborcast_tests::lines;
 use bytes::Bytes;
@@ -28,12 +28,20 @@ impl Core {
     }
 
     fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let extensions = Extensions { milliseconds_since_1970: NOW, ..Extensions::new(1, 1) };
+        let extensions = Extensions { milliseconds_since_1970: NOW - 1000, ..Extensions::new(1, 1) };
         let mut config = Config::new("n1", "here", 1, "secret".into());
         config.extensions = Some(extensions);
         change(&mut config);
         let now = Instant::now();
-        Self { node: Node::new(config, now), now, connections: 0, sent: Vec::new() }
+        let mut core = Self { node: Node::new(config, now), now, connections: 0, sent: Vec::new() };
+        core.look_in_vain();
+        core
+    }
+
+    /// No master answers, and nobody is remembered: from here on it decides by itself. It is `NOW` then.
+    fn look_in_vain(&mut self) {
+        self.pass(Duration::from_secs(1));
+        assert_eq!(self.node.root_reason(), Some(RootReason::Unsettled));
     }
 
     fn handle(&mut self, event: Event) {

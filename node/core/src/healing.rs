@@ -173,17 +173,20 @@ impl Healing {
         }
     }
 
-    /// The configured parent, former ancestors, nearest first, then the others in random order. Those that are heard over
-    /// the links of this root are below it and would refuse.
+    /// The remembered servers in random order; in the first round the configured parent and the former ancestors before
+    /// them, nearest first. Not so later: where those can't be reached, a round is over before it comes to others. Those
+    /// that are heard over the links of this root are below it and would refuse.
     fn fall_back_to_remembered(&mut self, own_id: &str, below: &Servers) {
         let is_elsewhere = |target: &&Target| target.id != own_id && !below.knows(&target.id);
-        let mut others = self.remembered.values().filter(is_elsewhere).cloned().collect::<Vec<_>>();
+        let mut others =
+            self.configured.iter().chain(self.remembered.values()).filter(is_elsewhere).collect::<Vec<_>>();
         for last in (1..others.len()).rev() {
-            let other = self.below(last as u64 + 1) as usize;
+            let other = (self.rng.next_u64() % (last as u64 + 1)) as usize;
             others.swap(last, other);
         }
         let above = self.ancestors.iter().filter_map(|id| self.remembered.get(id)).filter(is_elsewhere);
-        self.fallbacks = self.configured.iter().chain(above).cloned().chain(others).collect();
+        let likely = self.configured.iter().chain(above).filter(|_| self.failures == 0);
+        self.fallbacks = likely.chain(others).cloned().collect();
     }
 
     /// Whom to try now: whoever was named, then a remembered server, nobody of those twice in a round.
@@ -221,12 +224,6 @@ impl Healing {
         self.tried.clear();
         self.referrals = 0;
         self.obstacle = None;
-    }
-
-    /// Somebody new is named. After a first round only that one is tried: who names somebody often must not make this
-    /// node ask everybody each time.
-    fn end_pause_early(&mut self) {
-        self.has_asked_masters |= self.failures > 0;
     }
 
     /// Candidates that somebody named who refused: behind those that are there, and nobody who was tried in this round.
@@ -297,8 +294,7 @@ impl Node {
     pub(crate) fn on_advised(&mut self, now: Instant, candidates: Vec<Target>, out: &mut Vec<Action>) {
         if self.may_attach() && !self.healing.is_attaching() {
             self.healing.add_candidates(candidates, &self.config.id);
-            self.healing.end_pause_early();
-            self.try_next(now, out);
+            self.try_named(now, out);
         }
     }
 
@@ -314,14 +310,22 @@ impl Node {
     fn seek_at(&mut self, now: Instant, target: Target, out: &mut Vec<Action>) {
         if self.may_attach() && !self.healing.is_attaching() {
             self.healing.candidates.push_front(target);
-            self.healing.end_pause_early();
-            self.try_next(now, out);
+            self.try_named(now, out);
         }
     }
 
     /// Whom to try before anybody else.
     pub(crate) fn prefer_candidates(&mut self, targets: impl IntoIterator<Item = Target>) {
         self.healing.candidates = targets.into_iter().collect();
+    }
+
+    /// Tries those who were named out of turn. After a first round only those: who names somebody often must not make this
+    /// node ask everybody each time.
+    fn try_named(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if !self.healing.candidates.is_empty() {
+            self.healing.has_asked_masters |= self.healing.failures > 0;
+            self.try_next(now, out);
+        }
     }
 
     fn try_next(&mut self, now: Instant, out: &mut Vec<Action>) {
