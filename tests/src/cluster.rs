@@ -61,6 +61,8 @@ pub struct Cluster {
     deadlines: BTreeSet<(Instant, ServerIndex)>,
     /// Directions, from and to, in which nothing gets through at the moment.
     cuts: BTreeSet<(ServerIndex, ServerIndex)>,
+    /// Those that nobody can dial, while they can dial others, as behind an address translation.
+    unreachable: BTreeSet<ServerIndex>,
     /// The side of a partition that each server is on. Nothing gets from one side to another.
     sides: Vec<usize>,
     /// What is held up by a cut.
@@ -199,6 +201,7 @@ impl Cluster {
             next_delivery: 0,
             deadlines: BTreeSet::new(),
             cuts: BTreeSet::new(),
+            unreachable: BTreeSet::new(),
             sides: Vec::new(),
             held: Vec::new(),
             masters_alive: true,
@@ -427,6 +430,11 @@ impl Cluster {
     /// From now on nothing gets from one server to another; what is sent waits, as TCP does.
     pub fn cut(&mut self, from: ServerIndex, to: ServerIndex) {
         self.cuts.insert((from, to));
+    }
+
+    /// From now on nobody can dial this server; it can dial others.
+    pub fn hide(&mut self, server: ServerIndex) {
+        self.unreachable.insert(server);
     }
 
     /// From now on nothing gets from one side to another, until the cuts heal. Masters are on a side as well.
@@ -933,7 +941,7 @@ impl Cluster {
         let Some(to) = to.filter(|to| *to < self.servers.len() && self.is_alive(*to)) else {
             return self.deliver(Delivery::Server { server: from, incarnation, event: Event::DialFailed { attempt } });
         };
-        if self.is_cut(from, to) || self.is_cut(to, from) {
+        if self.is_cut(from, to) || self.is_cut(to, from) || self.unreachable.contains(&to) {
             return;
         }
         let wire = self.wires.len();

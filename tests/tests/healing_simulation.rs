@@ -114,6 +114,28 @@ fn two_parts_come_together_without_any_master() {
     });
 }
 
+/// F10: whoever can dial others and can't be dialled, as behind an address translation, comes below those who can,
+/// whatever the keys.
+#[test]
+fn servers_that_nobody_can_dial_are_part_of_the_tree() {
+    for_seeds(0..60, |seed| {
+        let mut cluster = Cluster::new(seed);
+        for server in 0..8 {
+            cluster.add_extended_server(8);
+            if server < 4 {
+                cluster.hide(server);
+            }
+        }
+        cluster.run_until_trees(Duration::from_secs(120));
+        for _ in 0..3 {
+            let root = cluster.roots()[0];
+            cluster.crash(root);
+            cluster.restart(root, false);
+            cluster.run_until_trees(Duration::from_secs(120));
+        }
+    });
+}
+
 /// H3: a connection that is lost while both ends live is one more reason to look for a parent, and no more than that.
 #[test]
 fn a_lost_connection_between_two_that_live_heals() {

@@ -85,6 +85,11 @@ impl Fragment {
     /// root of a tree.
     pub(crate) fn adopt(&mut self, link: ConnectionId, child: Applicant) -> bool {
         self.children.insert(link, child);
+        self.settle()
+    }
+
+    /// This node rules a tree from here on, though it be the only one in it. Returns whether it did not before.
+    pub(crate) fn settle(&mut self) -> bool {
         let settles = self.key.reign == Reign::Unsettled;
         if settles {
             self.key.reign = Reign::Settled(0);
@@ -123,7 +128,8 @@ impl Fragment {
         self.path.push(self.id.clone());
     }
 
-    /// The parent is lost, or about to leave: this node is the root of a fragment of its own, with the next reign.
+    /// The parent is lost, or about to leave: this node is the root of a fragment of its own, with the next reign. A root
+    /// that yields takes the next reign as well.
     pub(crate) fn become_root(&mut self) {
         self.parent = None;
         self.key = FragmentKey { reign: self.key.reign.next(), root: self.id.clone() };

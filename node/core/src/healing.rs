@@ -49,6 +49,9 @@ pub(crate) const MAX_TARGETS: usize = 8;
 /// Most servers that are tried in one round because others named them when they refused.
 const MAX_REFERRALS: usize = 32;
 
+/// After so many rounds in which somebody refused because of its key a root takes a larger one.
+const ROUNDS_BEFORE_YIELDING: u32 = 3;
+
 /// Of a row of rounds in vain the first and every so many are logged as a warning, where somebody has to act.
 const WARN_EVERY: u32 = 30;
 
@@ -79,6 +82,12 @@ pub(crate) struct Healing {
     tried: BTreeSet<ServerId>,
     /// How many candidates of this round others have named when they refused.
     referrals: usize,
+    /// Whether somebody refused in this round whose root should come below this one instead, and how many such rounds
+    /// there were since this node became a root.
+    is_refused_by_key: bool,
+    rounds_refused_by_key: u32,
+    /// The smaller root that asked here last, and was asked in turn.
+    turned_to: Option<ServerId>,
     /// Why somebody refused in this round, if an operator should know.
     obstacle: Option<String>,
     /// When this node attached to its parent.
@@ -131,6 +140,9 @@ impl Healing {
             has_asked_masters: false,
             tried: BTreeSet::new(),
             referrals: 0,
+            is_refused_by_key: false,
+            rounds_refused_by_key: 0,
+            turned_to: None,
             obstacle: None,
             attached_at: None,
             short_stays: 0,
@@ -219,6 +231,7 @@ impl Healing {
     /// All were tried, or a parent is found.
     fn end_round(&mut self) {
         self.has_asked_masters = false;
+        self.is_refused_by_key = false;
         self.fallbacks.clear();
         self.search_ends = None;
         self.tried.clear();
@@ -335,7 +348,7 @@ impl Node {
         match self.healing.next_candidate(now) {
             Some(target) => self.try_candidate(now, target, Manner::Extended, out),
             None if !self.healing.has_asked_masters => self.ask_masters(now, out),
-            None => self.rest(now),
+            None => self.rest(now, out),
         }
     }
 
@@ -355,8 +368,12 @@ impl Node {
     }
 
     /// Everybody was tried in vain.
-    fn rest(&mut self, now: Instant) {
+    fn rest(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.healing.pursuit = Pursuit::Resting;
+        self.healing.rounds_refused_by_key += u32::from(self.healing.is_refused_by_key);
+        if self.healing.rounds_refused_by_key >= ROUNDS_BEFORE_YIELDING {
+            self.yield_rule(now, out);
+        }
         let failures = self.healing.failures;
         let pause = self.healing.pause(failures);
         if let Some(why) = self.healing.obstacle.as_ref().filter(|_| failures.is_multiple_of(WARN_EVERY)) {
@@ -374,6 +391,16 @@ impl Node {
         self.healing.failures = failures.saturating_add(1);
         self.timers.set(Timer::Seek, now + pause);
         self.schedule_acks(now);
+    }
+
+    /// Those who refuse this root because their key is the larger one should have come below it by now: they can't reach
+    /// it. So it goes below them (protocol, F10).
+    fn yield_rule(&mut self, now: Instant, out: &mut Vec<Action>) {
+        self.healing.rounds_refused_by_key = 0;
+        self.fragment.become_root();
+        info!(reign = ?self.fragment.key().reign, "others can't reach this root to come below it: it goes below them");
+        self.tell_children(out);
+        self.ask_again_for_applicants(now, out);
     }
 
     /// The connection for an attempt stands: say who asks.
@@ -538,9 +565,9 @@ impl Node {
                 self.note_obstacle("another version of the extensions is spoken there".to_owned());
             }
             RefusalReason::Full => self.note_obstacle("servers are full; see --max-children".to_owned()),
+            RefusalReason::KeyNotSmaller => self.healing.is_refused_by_key = true,
             RefusalReason::Draining
             | RefusalReason::IdInUse
-            | RefusalReason::KeyNotSmaller
             | RefusalReason::Other
             | RefusalReason::OwnSubtree
             | RefusalReason::Unconfirmed => {}
@@ -614,6 +641,8 @@ impl Node {
         self.healing.candidates.clear();
         self.healing.end_round();
         self.healing.failures = 0;
+        self.healing.rounds_refused_by_key = 0;
+        self.healing.turned_to = None;
         self.healing.attached_at = Some(now);
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
@@ -657,6 +686,7 @@ impl Node {
         self.fragment.become_root();
         self.be_apart(now);
         self.healing.failures = 0;
+        self.healing.rounds_refused_by_key = 0;
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
     }
@@ -698,9 +728,19 @@ impl Node {
         reason: RefusalReason,
         out: &mut Vec<Action>,
     ) {
-        if reason == RefusalReason::KeyNotSmaller && applicant.key < *self.fragment.key() {
-            self.seek_at(now, applicant.target(), out);
+        if reason != RefusalReason::KeyNotSmaller || applicant.key >= *self.fragment.key() {
+            return;
         }
+        let is_again = self.healing.turned_to.as_ref() == Some(&applicant.request.id);
+        if is_again && !self.healing.is_attaching() && self.fragment.settle() {
+            info!(
+                node = applicant.request.id,
+                "a new node can't be reached to come below it: it may come below this one"
+            );
+            return;
+        }
+        self.healing.turned_to = Some(applicant.request.id.clone());
+        self.seek_at(now, applicant.target(), out);
     }
 
     /// Why this node has no parent. `None` for one that has a parent, and for one that does not speak the extensions; and
