@@ -1,6 +1,6 @@
 //! The task behind a session: it alone owns the socket.
 
-use arborcast_proto::wire::{Activity, Have, Message, RelayTag, Resume};
+use arborcast_proto::wire::{Activity, Have, Message, RelayTag, Resume, Secret};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
@@ -47,6 +47,8 @@ pub(crate) struct Passport {
     pub(crate) identity: Identity,
     /// The session's id, the same wherever it logs in again (protocol, E1); without it plain sessions only.
     pub(crate) session: Option<Box<str>>,
+    /// What a server has given as a proof that it verified the secret (protocol, U9).
+    pub(crate) proof: Option<Secret>,
     /// The line limit of servers.
     pub(crate) max_line: usize,
 }
@@ -54,13 +56,13 @@ pub(crate) struct Passport {
 impl Passport {
     pub(crate) fn new(identity: &Identity, options: &Options) -> Self {
         let session = options.extended.then(|| format!("{:032x}", rand::random::<u128>()).into());
-        Self { identity: identity.clone(), session, max_line: options.max_line }
+        Self { identity: identity.clone(), session, proof: None, max_line: options.max_line }
     }
 
     /// The LOGIN of one who has received this, or was not in before.
     pub(crate) fn login(&self, received: Option<&Received>) -> Message {
         let login = |have: Option<Have>| {
-            let resume = self.session.clone().map(|session| Resume { session, have });
+            let resume = self.session.clone().map(|session| Resume { session, have, proof: self.proof.clone() });
             self.identity.login(resume)
         };
         let Some(received) = received else { return login(None) };
@@ -91,7 +93,7 @@ impl Conversation {
     /// Goes on with a connection that is logged in.
     pub(crate) fn new(
         arrived: Arrived,
-        passport: Passport,
+        mut passport: Passport,
         options: Options,
         seeker: Seeker,
         program: Program,
@@ -100,6 +102,7 @@ impl Conversation {
         let mut received = Received::default();
         let is_extended = arrived.have.is_some();
         received.merge(arrived.have.unwrap_or_default());
+        passport.proof = arrived.proof;
         Self {
             connection: arrived.connection,
             passport,
@@ -303,6 +306,7 @@ impl Conversation {
     fn settle(&mut self, arrived: Arrived) -> bool {
         let was_resumable = self.is_extended && self.program.is_subscribed();
         self.connection = arrived.connection;
+        self.passport.proof = arrived.proof.or_else(|| self.passport.proof.take());
         self.is_extended = arrived.have.is_some();
         if !(was_resumable && self.is_extended) {
             // What a plain session receives has no names: where it ends, nobody can say what is lacking.

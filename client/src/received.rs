@@ -198,7 +198,7 @@ mod tests {
                 received.take(&tag(id, seq));
             }
             let login = |have| Message::Login {
-                username: "x".into(), secret: None, resume: Some(Resume { session: "s".into(), have: Some(have) }),
+                username: "x".into(), secret: None, resume: Some(Resume { session: "s".into(), have: Some(have), proof: None }),
             };
             let length = |have| login(have).to_line().len();
             prop_assert!(length(received.have(max_bytes)) - length(Have::new()) <= max_bytes);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use arborcast_proto::wire::{Have, Message};
+use arborcast_proto::wire::{Have, Message, Secret};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 
@@ -34,6 +34,8 @@ pub(crate) struct Arrived {
     pub(crate) connection: Connection,
     /// What counts as received, if the session is an extended one.
     pub(crate) have: Option<Have>,
+    /// What the next login is to show, wherever that is.
+    pub(crate) proof: Option<Secret>,
 }
 
 /// How many servers may refuse a first login before that is believed. One that has just started may not know the user yet,
@@ -234,14 +236,14 @@ impl Seeker {
     /// Makes a new connection the session's.
     pub(crate) async fn log_in(&mut self, mut connection: Connection, login: &Message) -> Result<Arrived, Error> {
         match connection.ask(login, &self.options).await {
-            Ok(Message::LoginSuccess { info, have, servers }) => {
+            Ok(Message::LoginSuccess { info, have, proof, servers }) => {
                 debug!(server = %connection.server, info, is_extended = have.is_some(), "logged in");
                 let named = servers.into_iter().take(MAX_NAMED);
                 for address in named.filter_map(|named| Address::new(named.hostname, named.port).ok()) {
                     self.heard_of.insert(address);
                 }
                 self.settled_at = Instant::now();
-                Ok(Arrived { connection, have })
+                Ok(Arrived { connection, have, proof })
             }
             other => Err(connection.fail(other).await),
         }

@@ -78,7 +78,7 @@ async fn a_flush_waits_for_the_acknowledgement_and_not_for_the_echo() {
     tokio::join!(serving, client);
 }
 
-/// E1, E3, E5.
+/// E1, E3, E5, U9.
 #[tokio::test]
 async fn after_a_loss_the_session_goes_on_elsewhere_and_nothing_is_lost_or_doubled() {
     let (first, second) = (FakeServer::start().await, FakeServer::start().await);
@@ -95,6 +95,7 @@ async fn after_a_loss_the_session_goes_on_elsewhere_and_nothing_is_lost_or_doubl
         drop(first);
         let (mut peer, resume) = second.accept_extended(json!({})).await;
         assert_eq!(resume["session"], before["session"]);
+        assert_eq!((before.get("proof"), &resume["proof"]), (None, &json!("c0de")));
         assert_eq!(resume["have"], json!({ "7/n1": 6, "1/n9": 1 }));
         // More than was asked for; what is there already is dropped.
         for (origin, seq, n) in [("7/n1", 6, 106), ("1/n9", 1, 201), ("1/n9", 2, 202), ("7/n1", 7, 107)] {
@@ -184,7 +185,7 @@ async fn a_session_moves_to_a_plain_server_and_back() {
         drop(peer);
 
         let (mut peer, resume) = server.accept_extended(json!({ "7/n1": 9 })).await;
-        assert_eq!(resume, json!({ "session": before["session"] }));
+        assert_eq!(resume, json!({ "session": before["session"], "proof": "c0de" }));
         // 3 has come back and never had a number, so there is no hole.
         assert_eq!(peer.receive_numbered().await, (3, 4));
         peer.acknowledge(3).await;

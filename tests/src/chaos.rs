@@ -78,11 +78,10 @@ pub struct Report {
 }
 
 impl Report {
-    /// Whether every promise was kept. That two parts of the tree which are apart for a moment promise the same name is
-    /// none: the earlier registration stays (protocol, U7a).
+    /// Whether every promise was kept.
     pub fn is_clean(&self) -> bool {
-        let broken = [self.lost, self.doubled, self.out_of_order, self.gaps];
-        self.acknowledged == self.published && broken == [0; 4] && self.disputed.is_empty()
+        let broken = [self.lost, self.doubled, self.out_of_order, self.gaps, self.won_twice];
+        self.acknowledged == self.published && broken == [0; 5] && self.disputed.is_empty()
     }
 }
 

@@ -40,7 +40,7 @@ impl Resuming {
 
     /// With what it logs in.
     pub fn login(&self) -> Message {
-        let resume = Some(Resume { session: self.session.clone(), have: self.have.clone() });
+        let resume = Some(Resume { session: self.session.clone(), have: self.have.clone(), proof: None });
         Message::Login { username: "anonymous".into(), secret: None, resume }
     }
 

@@ -39,7 +39,7 @@ fn published(id: &str, seq: u64, session: &str, number: u64) -> Message {
 }
 
 fn log_in(solo: &mut Solo, session: &str, have: Option<Have>) -> ConnectionId {
-    let resume = Some(Resume { session: session.into(), have });
+    let resume = Some(Resume { session: session.into(), have, proof: None });
     let client = solo.accept(&Message::Login { username: "anonymous".into(), secret: None, resume });
     assert!(matches!(solo.next_sent(client), Some(Message::LoginSuccess { have: Some(_), .. })));
     client

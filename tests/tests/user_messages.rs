@@ -20,6 +20,8 @@ struct Core {
     connections: u64,
     /// What was sent and not looked at.
     sent: Vec<(ConnectionId, Value)>,
+    /// How many secrets were compared with a hash.
+    verified: u64,
 }
 
 impl Core {
@@ -33,7 +35,7 @@ impl Core {
         config.extensions = Some(extensions);
         change(&mut config);
         let now = Instant::now();
-        let mut core = Self { node: Node::new(config, now), now, connections: 0, sent: Vec::new() };
+        let mut core = Self { node: Node::new(config, now), now, connections: 0, sent: Vec::new(), verified: 0 };
         core.look_in_vain();
         core
     }
@@ -56,6 +58,7 @@ impl Core {
                     self.handle(Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
                 }
                 Action::VerifySecret { task, secret, hash } => {
+                    self.verified += 1;
                     self.handle(Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
                 }
                 _ => {}
@@ -541,4 +544,43 @@ fn late_answers_are_dropped() {
     }
     core.handle(Event::UsersWritten { write: arborcast_core::WriteId(3), error: None });
     assert_eq!(core.names(), ["aaron"]);
+}
+
+/// U9: a client that was in somewhere shows that wherever it logs in again, and no server hashes its secret once more.
+#[test]
+fn a_secret_that_another_server_has_verified_is_not_verified_again() {
+    let log_in = |core: &mut Core, secret: &str, proof: Option<&Value>| {
+        let mut resume = json!({"session": "c0ffee"});
+        if let Some(proof) = proof {
+            resume["proof"] = proof.clone();
+        }
+        let client = core.connect();
+        let login = json!({"command": "LOGIN", "username": "aaron", "secret": secret, "resume": resume});
+        core.receive(client, &login);
+        core.take(client).remove(0)
+    };
+    let asked = registration(NOW, "n2");
+    let knowing = |registration: &Value, change: fn(&mut Config)| {
+        let mut core = Core::with(change);
+        let above = core.extended("n2");
+        core.receive(above, &commit(&user("aaron", "s", registration)));
+        core
+    };
+    let mut first = knowing(&asked, |_| {});
+    let proof = log_in(&mut first, "s", None)["proof"].clone();
+    assert_eq!((first.verified, proof.as_str().unwrap().len()), (1, 64));
+
+    let mut second = knowing(&asked, |config| config.id = "n0".into());
+    assert_eq!(log_in(&mut second, "s", Some(&proof))["command"], "LOGIN_SUCCESS");
+    assert_eq!(second.verified, 0);
+
+    // It is worth nothing with another secret, for another registration, in another form, or in another cluster.
+    let mut third = knowing(&asked, |_| {});
+    assert_eq!(log_in(&mut third, "t", Some(&proof))["command"], "LOGIN_FAILED");
+    assert_eq!(third.verified, 1);
+    for (registration, proof) in [(registration(NOW + 1, "n2"), &proof), (asked, &json!(7))] {
+        let mut other = knowing(&registration, |_| {});
+        assert_eq!(log_in(&mut other, "s", Some(proof))["command"], "LOGIN_SUCCESS");
+        assert_eq!(other.verified, 1);
+    }
 }

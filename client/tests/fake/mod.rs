@@ -75,7 +75,7 @@ impl FakeServer {
         assert_eq!(login["command"], "LOGIN");
         let target = |other: &&Self| json!({ "id": "other", "hostname": "127.0.0.1", "port": other.port() });
         let servers: Vec<_> = others.iter().map(target).collect();
-        let success = json!({ "command": "LOGIN_SUCCESS", "info": "logged in", "have": have, "servers": servers });
+        let success = json!({ "command": "LOGIN_SUCCESS", "info": "logged in", "have": have, "proof": "c0de", "servers": servers });
         peer.send(&success).await;
         (peer, login["resume"].take())
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{Secret, UserRecord, limits};
 
-use crate::directory::CacheKey;
 use crate::ids::ServerId;
 
 /// The settings the decisions depend on. [`Config::new`] is the only place where a default is written.
@@ -98,8 +97,6 @@ pub struct Extensions {
     pub keeps_users: bool,
     /// The time, in milliseconds since 1970, at the `now` that [`Node::new`](crate::Node::new) is given. Default 0.
     pub milliseconds_since_1970: u64,
-    /// Random for each run. Default: zeroes, which only tests can do with.
-    pub cache_key: CacheKey,
 }
 
 impl Extensions {
@@ -119,7 +116,6 @@ impl Extensions {
             users: Vec::new(),
             keeps_users: false,
             milliseconds_since_1970: 0,
-            cache_key: CacheKey([0; 32]),
         }
     }
 }

@@ -204,7 +204,7 @@ pub struct TreeView {
 impl Node {
     /// A node without connections that announces itself first one interval after `now`.
     pub fn new(mut config: Config, now: Instant) -> Self {
-        let directory = Directory::new(config.extensions.as_mut(), config.max_user_bytes, now);
+        let directory = Directory::new(&mut config, now);
         let mut timers = TimerTable::default();
         timers.set(Timer::Announce, now + config.announce_interval);
         let extensions = config.extensions.clone();

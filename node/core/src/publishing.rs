@@ -206,11 +206,16 @@ impl Node {
         }
     }
 
-    /// What a client is told at its login: what counts as received, the rest of that where it is long, and other servers
-    /// (protocol, E2).
-    pub(crate) fn welcome(&self, connection: ConnectionId, info: String) -> (Message, Vec<Message>) {
+    /// What a client is told at its login: what counts as received, the rest of that where it is long, what to show at the
+    /// next one, and other servers (protocol, E2, U9).
+    pub(crate) fn welcome(
+        &self,
+        connection: ConnectionId,
+        info: String,
+        proof: Option<Secret>,
+    ) -> (Message, Vec<Message>) {
         let (Some(relay), Some(session)) = (&self.relay, self.extended_session(connection)) else {
-            return (Message::LoginSuccess { info, have: None, servers: Vec::new() }, Vec::new());
+            return (Message::LoginSuccess { info, have: None, proof: None, servers: Vec::new() }, Vec::new());
         };
         let have = if session.has_resumed { Have::new() } else { relay.ledger.have() };
         // The servers and the info are well below a quarter of the shortest line.
@@ -223,7 +228,7 @@ impl Node {
         });
         let is_short = |target: &Target| target.id.len() + target.hostname.len() < self.config.max_line / 128;
         let servers = targets.filter(is_short).take(MAX_SERVERS_TOLD).collect();
-        (Message::LoginSuccess { info, have: Some(first), servers }, rest)
+        (Message::LoginSuccess { info, have: Some(first), proof, servers }, rest)
     }
 
     /// From here on the session gets activities, and at first what it lacks.

@@ -105,6 +105,10 @@ impl Node {
         resume: Option<Resume>,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
+        let shown = resume.as_ref().and_then(|resume| resume.proof.as_ref());
+        if let (Some(secret), Some(shown)) = (&secret, shown) {
+            self.take_in_proof(&username, secret, shown);
+        }
         match self.standing_at_login(connection, &username, secret.as_ref()) {
             Standing::Registered => {
                 self.become_session(now, connection, username, secret, resume, out);
@@ -177,15 +181,16 @@ impl Node {
         resume: Option<Resume>,
         out: &mut Vec<Action>,
     ) {
-        let Some(entry) = self.connections.get_mut(&connection) else { return };
         let info = format!("logged in as user {}", quote(&username));
         let (session, have) = resume.filter(|_| self.relay.is_some()).map(|it| (it.session, it.have)).unzip();
         let have = have.flatten();
+        let proof = self.proof_for(&username, secret.as_ref());
+        let Some(entry) = self.connections.get_mut(&connection) else { return };
         let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
         entry.role = Role::Client(Session { username, secret, extended, is_subscribed: false });
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
-        let (welcome, more) = self.welcome(connection, info);
+        let (welcome, more) = self.welcome(connection, info, proof);
         self.send(connection, &welcome, out);
         let elsewhere =
             if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Instant;
 
-use arborcast_core::{CacheKey, Config, GiveUp, Node};
+use arborcast_core::{Config, GiveUp, Node};
 use arborcast_proto::wire::UserRecord;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
@@ -165,7 +165,6 @@ async fn serve(
     let is_extended = config.extensions.is_some();
     if let Some(extensions) = &mut config.extensions {
         extensions.milliseconds_since_1970 = milliseconds_since_1970();
-        extensions.cache_key = CacheKey(rand::random());
     }
     let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry, user_work);
     let outcome = tokio::spawn(driver.run(inbound, stop, is_extended)).await.unwrap_or_else(|panic| resume(panic));

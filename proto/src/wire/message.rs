@@ -141,6 +141,9 @@ pub enum Message {
         /// The session is an extended one, and this counts as received already; absent in plain sessions.
         #[serde(skip_serializing_if = "Option::is_none")]
         have: Option<Have>,
+        /// For the next login of the same user, wherever that is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        proof: Option<Secret>,
         /// Other servers, for when this one is lost.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         servers: Vec<Target>,
@@ -694,6 +697,7 @@ struct Fields<'a> {
     number: Option<&'a RawValue>,
     origin: Option<&'a RawValue>,
     port: Option<&'a RawValue>,
+    proof: Option<&'a RawValue>,
     reason: Option<&'a RawValue>,
     refused: Option<&'a RawValue>,
     registration: Option<&'a RawValue>,
@@ -735,6 +739,7 @@ enum FieldName {
     Number,
     Origin,
     Port,
+    Proof,
     Reason,
     Refused,
     Registration,
@@ -811,6 +816,7 @@ impl<'a> Fields<'a> {
             FieldName::Number => ("number", &mut self.number),
             FieldName::Origin => ("origin", &mut self.origin),
             FieldName::Port => ("port", &mut self.port),
+            FieldName::Proof => ("proof", &mut self.proof),
             FieldName::Reason => ("reason", &mut self.reason),
             FieldName::Refused => ("refused", &mut self.refused),
             FieldName::Registration => ("registration", &mut self.registration),
@@ -928,8 +934,9 @@ impl<'a> Fields<'a> {
             "LOGIN_SUCCESS" => {
                 let of = of("LOGIN_SUCCESS");
                 let have = of.optional_object("have", self.have).unwrap_or_default();
+                let proof = of.optional_object::<String>("proof", self.proof).unwrap_or_default().map(Secret::from);
                 let servers = of.optional_object("servers", self.servers).unwrap_or_default();
-                Message::LoginSuccess { info: of.info()?, have, servers: servers.unwrap_or_default() }
+                Message::LoginSuccess { info: of.info()?, have, proof, servers: servers.unwrap_or_default() }
             }
             "LOGOUT" => Message::Logout,
             "REDIRECT" => of("REDIRECT").redirect()?,
@@ -1347,22 +1354,23 @@ mod tests {
                 Message::Login {
                     username: ANONYMOUS.into(),
                     secret: None,
-                    resume: Some(Resume { session: "c0ffee".into(), have: Some(have()) }),
+                    resume: Some(Resume { session: "c0ffee".into(), have: Some(have()), proof: Some("00ff".into()) }),
                 },
-                r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"c0ffee","have":{"5/n1":17}}}"#,
+                r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"c0ffee","have":{"5/n1":17},"proof":"00ff"}}"#,
             ),
             (Message::LoginFailed { info: info() }, r#"{"command":"LOGIN_FAILED","info":"text"}"#),
             (
-                Message::LoginSuccess { info: info(), have: None, servers: vec![] },
+                Message::LoginSuccess { info: info(), have: None, proof: None, servers: vec![] },
                 r#"{"command":"LOGIN_SUCCESS","info":"text"}"#,
             ),
             (
                 Message::LoginSuccess {
                     info: info(),
                     have: Some(have()),
+                    proof: Some("00ff".into()),
                     servers: vec![Target { id: "n0".into(), hostname: "h".into(), port: 3780 }],
                 },
-                r#"{"command":"LOGIN_SUCCESS","info":"text","have":{"5/n1":17},"servers":[{"id":"n0","hostname":"h","port":3780}]}"#,
+                r#"{"command":"LOGIN_SUCCESS","info":"text","have":{"5/n1":17},"proof":"00ff","servers":[{"id":"n0","hostname":"h","port":3780}]}"#,
             ),
             (Message::Logout, r#"{"command":"LOGOUT"}"#),
             (

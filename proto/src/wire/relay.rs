@@ -6,6 +6,8 @@ use std::fmt;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::secret::Secret;
+
 /// Longest id of an origin, in bytes.
 pub const MAX_ORIGIN_ID: usize = 128;
 
@@ -79,6 +81,13 @@ pub struct Resume {
     /// What the client has received so far; absent at the first login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub have: Option<Have>,
+    /// What a server answered to an earlier login with this name and secret.
+    #[serde(default, deserialize_with = "proof", skip_serializing_if = "Option::is_none")]
+    pub proof: Option<Secret>,
+}
+
+fn proof<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(Secret::from))
 }
 
 /// Reads a session id of a length that is allowed.

@@ -88,8 +88,7 @@ impl Node {
     fn on_lock_request_at_border(&mut self, now: Instant, credentials: Credentials, out: &mut Vec<Action>) {
         let Credentials { username, secret } = &credentials;
         if let Some(record) = self.directory.records.get(username) {
-            let proof = self.directory.cache_key.proof(username, secret);
-            match self.directory.records.is_right(username, &proof) {
+            match self.directory.is_right(username, secret) {
                 Some(true) => self.allow_on_plain_links(username, secret, out),
                 None if self.directory.tasks() < self.config.max_registrations + self.connections.len() => {
                     let (hash, registration) = (record.hash.clone(), record.registration.clone());
@@ -130,7 +129,7 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let Credentials { username, secret } = credentials;
-        let proof = self.directory.cache_key.proof(username, secret);
+        let proof = self.directory.proof_key.proof(username, registration, secret);
         if self.directory.take_in_verification(username, registration, proof, is_right) == Some(true) {
             self.allow_on_plain_links(username, secret, out);
         } else {
@@ -169,8 +168,7 @@ impl Node {
             return;
         }
         // The plain tree takes back what it registered a moment ago (U8c).
-        let proof = self.directory.cache_key.proof(username, secret);
-        if self.directory.records.is_right(username, &proof) == Some(true)
+        if self.directory.is_right(username, secret) == Some(true)
             && let Some(registration) = self.directory.revocable.remove(username)
             && self.remove_user_of(now, username, &registration, out)
         {

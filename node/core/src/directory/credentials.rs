@@ -45,6 +45,17 @@ impl Directory {
         self.tasks.len()
     }
 
+    /// Whether this is the secret of a registered name, if that has been verified since the start.
+    pub(super) fn is_right(&self, username: &str, secret: &Secret) -> Option<bool> {
+        self.records.is_right(username, &self.proof(username, secret)?)
+    }
+
+    /// What shows any server of the cluster that this pair was verified (protocol, U9).
+    fn proof(&self, username: &str, secret: &Secret) -> Option<Proof> {
+        let registration = &self.records.get(username)?.registration;
+        Some(self.proof_key.proof(username, registration, secret))
+    }
+
     /// Takes in what came of a verification, unless the name has another registration by now.
     pub(super) fn take_in_verification(
         &mut self,
@@ -76,8 +87,7 @@ impl Node {
         let directory = &mut self.directory;
         if directory.records.get(username).is_some() {
             let verdict = directory.verdicts.remove(&connection);
-            let proof = directory.cache_key.proof(username, secret);
-            return match verdict.or_else(|| directory.records.is_right(username, &proof)) {
+            return match verdict.or_else(|| directory.is_right(username, secret)) {
                 Some(true) => Standing::Registered,
                 Some(false) => Standing::OtherSecret,
                 None => Standing::Unverified,
@@ -90,6 +100,18 @@ impl Node {
         }
     }
 
+    /// A client shows that some server has verified this pair before.
+    pub(crate) fn take_in_proof(&mut self, username: &str, secret: &Secret, shown: &Secret) {
+        if let Some(proof) = self.directory.proof(username, secret).filter(|proof| proof.is(shown)) {
+            self.directory.records.prove(username, proof);
+        }
+    }
+
+    /// What a client that is in may show elsewhere.
+    pub(crate) fn proof_for(&self, username: &str, secret: Option<&Secret>) -> Option<Secret> {
+        self.directory.proof(username, secret?).map(|proof| proof.to_text())
+    }
+
     /// Has the secret of a LOGIN verified; the connection waits for it.
     pub(crate) fn begin_verification(
         &mut self,
@@ -100,7 +122,7 @@ impl Node {
     ) -> Option<Hold> {
         let record = self.directory.records.get(username)?;
         let (hash, registration) = (record.hash.clone(), record.registration.clone());
-        let proof = self.directory.cache_key.proof(username, secret);
+        let proof = self.directory.proof_key.proof(username, &registration, secret);
         let username = username.to_owned();
         let task = self.directory.begin_task(Task::Login { connection, username, registration, proof });
         out.push(Action::VerifySecret { task, secret: secret.clone(), hash });
@@ -120,7 +142,7 @@ impl Node {
             "an earlier registration takes the place of one known here"
         );
         for (connection, secret) in sessions {
-            let proof = self.directory.cache_key.proof(username, &secret);
+            let proof = self.directory.proof_key.proof(username, &registration, &secret);
             let (username, registration) = (username.to_owned(), registration.clone());
             let task = self.directory.begin_task(Task::Session { connection, username, registration, proof });
             out.push(Action::VerifySecret { task, secret, hash: hash.clone() });

@@ -20,7 +20,7 @@ use std::time::Instant;
 use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::{Message, RegistrationId, UserRecord};
 
-use crate::config::Extensions;
+use crate::config::Config;
 use crate::error::Refusal;
 use crate::event::Action;
 use crate::ids::{ConnectionId, TaskId};
@@ -28,8 +28,7 @@ use crate::node::Node;
 
 use credentials::Task;
 use pending::{Pending, Unconfirmed};
-pub use records::CacheKey;
-use records::{Records, cost, is_hash, is_username};
+use records::{ProofKey, Records, cost, is_hash, is_username};
 use storage::Storage;
 pub use storage::UserChange;
 use sync::Exchange;
@@ -66,7 +65,7 @@ pub(crate) struct Directory {
     exchanges: BTreeMap<ConnectionId, Exchange>,
     /// Registrations from a plain tree that it may yet take back.
     revocable: BTreeMap<String, RegistrationId>,
-    cache_key: CacheKey,
+    proof_key: ProofKey,
     /// Milliseconds since 1970 at an instant.
     clock: (u64, Instant),
     registrations: u64,
@@ -75,12 +74,13 @@ pub(crate) struct Directory {
 
 impl Directory {
     /// Takes the users of the run before out of the extensions.
-    pub(crate) fn new(extensions: Option<&mut Extensions>, max_bytes: usize, now: Instant) -> Self {
-        let mut records = Records::new(max_bytes);
-        let (mut is_kept, mut cache_key, mut milliseconds) = (false, CacheKey([0; 32]), 0);
+    pub(crate) fn new(config: &mut Config, now: Instant) -> Self {
+        let proof_key = ProofKey::new(&config.secret);
+        let mut records = Records::new(config.max_user_bytes);
+        let (mut is_kept, mut milliseconds) = (false, 0);
         let mut counters = UserCounters::default();
-        if let Some(extensions) = extensions {
-            (is_kept, cache_key) = (extensions.keeps_users, extensions.cache_key);
+        if let Some(extensions) = &mut config.extensions {
+            is_kept = extensions.keeps_users;
             milliseconds = extensions.milliseconds_since_1970;
             for record in std::mem::take(&mut extensions.users) {
                 if records.merge(record, None, 0) != records::Merged::New {
@@ -99,7 +99,7 @@ impl Directory {
             storage: Storage::new(is_kept),
             exchanges: BTreeMap::new(),
             revocable: BTreeMap::new(),
-            cache_key,
+            proof_key,
             clock: (milliseconds, now),
             registrations: 0,
             counters,

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Bound;
 
 use arborcast_proto::wire::message::ANONYMOUS;
-use arborcast_proto::wire::{Secret, UserRecord};
+use arborcast_proto::wire::{RegistrationId, Secret, UserRecord};
 
 /// Buckets that are compared one by one (protocol, U7).
 pub(crate) const BUCKETS: usize = 128;
@@ -22,30 +22,52 @@ const MAX_COST: [u32; 3] = [256 << 10, 16, 16];
 /// What a record costs besides its strings, in bytes.
 const RECORD_OVERHEAD: usize = 256;
 
-/// A key that is random for each run, for what is remembered of secrets. Never shown.
+/// The key of the proofs of one cluster: derived from its secret, so that what one server has found right is proved to all.
+/// Never shown.
 #[derive(Clone, Copy)]
-pub struct CacheKey(pub [u8; 32]);
+pub(crate) struct ProofKey([u8; 32]);
 
-impl fmt::Debug for CacheKey {
+impl fmt::Debug for ProofKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
 }
 
-impl CacheKey {
-    /// What is remembered of a pair that was found right. The two parts are separated by the length of the first.
-    pub(crate) fn proof(&self, username: &str, secret: &Secret) -> Proof {
+impl ProofKey {
+    pub(crate) fn new(cluster_secret: &Secret) -> Self {
+        let context = "arborcast 2026-11-25 proof that a user's secret was verified";
+        Self(blake3::derive_key(context, cluster_secret.expose().as_bytes()))
+    }
+
+    /// What is remembered of a pair that was found right. Parts of any length have their length before them.
+    pub(crate) fn proof(&self, username: &str, registration: &RegistrationId, secret: &Secret) -> Proof {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(&(username.len() as u64).to_le_bytes());
-        hasher.update(username.as_bytes());
-        hasher.update(secret.expose().as_bytes());
+        for part in [username, &registration.server, secret.expose()] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        hasher.update(&registration.at.to_le_bytes());
+        hasher.update(&registration.number.to_le_bytes());
         Proof(hasher.finalize())
     }
 }
 
-/// The keyed hash of a name and its right secret. Compared in constant time.
+/// The keyed hash of a name, its registration and its right secret. Compared in constant time. It proves nothing without
+/// the secret, and can't be computed without that of the cluster.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proof(blake3::Hash);
+
+impl Proof {
+    /// As clients keep it.
+    pub(crate) fn to_text(&self) -> Secret {
+        self.0.to_hex().as_str().into()
+    }
+
+    /// Whether this is what a client has kept.
+    pub(crate) fn is(&self, text: &Secret) -> bool {
+        self.to_text() == *text
+    }
+}
 
 impl fmt::Debug for Proof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -309,10 +331,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_never_shows_itself_and_separates_name_from_secret() {
-        let key = CacheKey([7; 32]);
+    fn a_key_never_shows_itself_and_a_proof_is_of_all_its_parts() {
+        let key = ProofKey::new(&"cluster".into());
         assert_eq!(format!("{key:?}"), "***");
-        assert_ne!(key.proof("ab", &"c".into()), key.proof("a", &"bc".into()));
-        assert_ne!(key.proof("ab", &"c".into()), CacheKey([8; 32]).proof("ab", &"c".into()));
+        let registration = |number| RegistrationId { at: 1, server: "n1".into(), number };
+        let proof = key.proof("ab", &registration(1), &"c".into());
+        assert_eq!(proof, key.proof("ab", &registration(1), &"c".into()));
+        let others = [
+            key.proof("a", &registration(1), &"bc".into()),
+            key.proof("ab", &registration(2), &"c".into()),
+            key.proof("ab", &registration(1), &"d".into()),
+            ProofKey::new(&"other".into()).proof("ab", &registration(1), &"c".into()),
+        ];
+        assert!(!others.contains(&proof) && others.iter().all(|other| !proof.is(&other.to_text())));
+        assert!(proof.is(&proof.to_text()));
     }
 }

@@ -286,7 +286,7 @@ impl Node {
             self.directory.storage.changed(&username);
             return;
         };
-        let proof = self.directory.cache_key.proof(&username, &pending.secret);
+        let proof = self.directory.proof_key.proof(&username, &registration, &pending.secret);
         let others = self.directory.pending_bytes;
         let failure = match self.directory.records.merge(record.clone(), Some(proof), others) {
             Merged::New => None,
@@ -385,7 +385,7 @@ impl Node {
         }
         let UserRecord { username, registration, .. } = record.clone();
         let own = self.directory.pending.get(&username).filter(|pending| pending.registration == registration);
-        let proof = own.map(|pending| self.directory.cache_key.proof(&username, &pending.secret));
+        let proof = own.map(|pending| self.directory.proof_key.proof(&username, &registration, &pending.secret));
         match self.directory.records.merge(record, proof, 0) {
             Merged::New => {}
             Merged::Replaced => self.on_registration_replaced(&username, out),
