@@ -5,9 +5,11 @@
     reason = "a benchmark fails by panicking, like the harness it uses"
 )]
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -56,10 +58,17 @@ fn main() {
     println!("| start with {} users | {} |", cli.users, starts(directory.path()));
 
     let node = start(directory.path());
-    let cold = log_in(node.address(), &cli);
-    println!("| first logins, {} at a time | {:.0} a second |", cli.at_a_time, cold);
-    let warm = log_in(node.address(), &cli);
-    println!("| further logins, {} at a time | {:.0} a second |", cli.at_a_time, warm);
+    let cold = log_in(node.address(), &cli, &BTreeMap::new());
+    println!("| first logins, {} at a time | {:.0} a second |", cli.at_a_time, cold.a_second);
+    let warm = log_in(node.address(), &cli, &BTreeMap::new());
+    println!("| further logins, {} at a time | {:.0} a second |", cli.at_a_time, warm.a_second);
+    drop(node);
+    let node = start(directory.path());
+    let elsewhere = log_in(node.address(), &cli, &warm.proofs);
+    println!(
+        "| logins of those who were in elsewhere, at a node that has just started | {:.0} a second |",
+        elsewhere.a_second
+    );
     for servers in [10, 50, 200] {
         let messages: u64 = rivals::messages_for_one_registration(1, servers).values().sum();
         println!("| messages of one registration in a tree of {servers} nodes | {messages} |");
@@ -125,9 +134,16 @@ fn teach(node: &Node, users: usize, directory: &Path) -> Duration {
     last.1.duration_since(began)
 }
 
-/// Logs users in, each on a connection of its own, and returns how many a second.
-fn log_in(at: SocketAddr, cli: &Cli) -> f64 {
-    let next = AtomicUsize::new(0);
+/// How logging in went.
+struct Logins {
+    a_second: f64,
+    /// What each user was given for its next login.
+    proofs: BTreeMap<usize, Value>,
+}
+
+/// Logs users in, each on a connection of its own, and with what it was given before.
+fn log_in(at: SocketAddr, cli: &Cli, shown: &BTreeMap<usize, Value>) -> Logins {
+    let (next, proofs) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
     let began = Instant::now();
     thread::scope(|scope| {
         for _ in 0..cli.at_a_time {
@@ -135,10 +151,23 @@ fn log_in(at: SocketAddr, cli: &Cli) -> f64 {
                 while let user = next.fetch_add(1, Ordering::Relaxed)
                     && user < cli.logins
                 {
-                    drop(Peer::logged_in(at, &format!("user{user}"), "sesame"));
+                    let mut resume = json!({"session": user.to_string()});
+                    if let Some(proof) = shown.get(&user) {
+                        resume["proof"] = proof.clone();
+                    }
+                    let mut client = Peer::connect(at);
+                    let name = format!("user{user}");
+                    client.send(
+                        json!({"command": "LOGIN", "username": name, "secret": "sesame", "resume": resume}).to_string(),
+                    );
+                    let proof = client.expect("LOGIN_SUCCESS", |line| {
+                        (line.command() == "LOGIN_SUCCESS").then(|| line["proof"].clone())
+                    });
+                    proofs.lock().unwrap_or_else(PoisonError::into_inner).insert(user, proof);
                 }
             });
         }
     });
-    cli.logins as f64 / began.elapsed().as_secs_f64()
+    let a_second = cli.logins as f64 / began.elapsed().as_secs_f64();
+    Logins { a_second, proofs: proofs.into_inner().unwrap_or_else(PoisonError::into_inner) }
 }
