@@ -137,7 +137,7 @@ async fn wrong_usage_has_its_own_exit_code_and_names_the_way_out() {
         (&["send", "{}", "-u", "aaron"], "--secret-file"),
         (&["-s", "x"], "-u NAME"),
         (&["register"], "-u NAME"),
-        (&["listen", "-u", "a", "-s", "x", "--secret-file", "y"], "not both"),
+        (&["listen", "-u", "a", "-s", "x", "--secret-file", "y"], "cannot be used with"),
         (&["--nonsense"], "--help"),
     ] {
         let ended = Arborcast::start(args, 1).end().await;

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use arborcast_cli::Ended;
 use arborcast_proto::wire::Secret;
 use clap::Parser;
 
@@ -46,7 +47,7 @@ pub struct Cli {
     #[arg(short, long, env = "ARBORCAST_SECRET", hide_env_values = true)]
     secret: Option<String>,
     /// A file that holds the cluster's secret
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "secret")]
     secret_file: Option<PathBuf>,
     /// For how long after the start to say that not everybody may be known: the nodes' heartbeat interval
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = warm_up)]
@@ -68,12 +69,13 @@ pub struct Parsed {
 }
 
 impl Cli {
-    /// Reads and checks the command line.
+    /// Reads and checks the command line, the environment and the file of `--config`.
     ///
     /// # Errors
-    /// Clap's, also for `--help` and `--version`; its `exit` prints it to the right place with the right code.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, clap::Error> {
-        Self::try_parse_from(arguments)?.check()
+    /// What can't be used, and what is no reason to run, such as `--help`; its `exit` prints it to the right place with
+    /// the right code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Ended> {
+        arborcast_cli::read(arguments, |parsed: arborcast_cli::Parsed<Self>| parsed.cli.check())
     }
 
     fn check(self) -> Result<Parsed, clap::Error> {
@@ -146,7 +148,7 @@ fn unusable(why: &str) -> clap::Error {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Parsed, clap::Error> {
+    fn read(line: &str) -> Result<Parsed, Ended> {
         Cli::read(std::iter::once("arborcast-master").chain(line.split_whitespace()).map(OsString::from))
     }
 

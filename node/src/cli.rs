@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
 use clap::Parser;
@@ -81,7 +82,7 @@ pub struct Cli {
     login_timeout: Duration,
     /// A master's address; may be given several times. With masters the node finds its place, and a new one when its
     /// parent is lost, by itself, and -rh is only where it begins
-    #[arg(long, value_name = "HOST:PORT", value_parser = master_address)]
+    #[arg(long, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_parser = master_address)]
     master: Vec<String>,
     /// Speak the extensions also without masters: find a new parent among the servers that are remembered
     #[arg(long)]
@@ -126,15 +127,17 @@ pub struct Parsed {
 }
 
 impl Cli {
-    /// Reads and checks the command line.
+    /// Reads and checks the command line, the environment and the file of `--config`.
     ///
     /// # Errors
-    /// Clap's, also for `--help` and `--version`; its `exit` prints it to the right place with the right code.
-    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, clap::Error> {
-        Self::try_parse_from(arguments.into_iter().map(one_dash_to_long))?.check()
+    /// What can't be used, and what is no reason to run, such as `--help`; its `exit` prints it to the right place with
+    /// the right code.
+    pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Ended> {
+        let arguments = arguments.into_iter().map(one_dash_to_long);
+        arborcast_cli::read(arguments, |parsed: arborcast_cli::Parsed<Self>| parsed.cli.check(parsed.purpose))
     }
 
-    fn check(self) -> Result<Parsed, clap::Error> {
+    fn check(self, purpose: Purpose) -> Result<Parsed, clap::Error> {
         let given = match &self.secret_file {
             None => self.secret.clone(),
             Some(file) => Some(read_secret(file).map_err(|why| unusable(&why))?),
@@ -159,13 +162,14 @@ impl Cli {
         if given_is_unprintable(&secret) && is_extended {
             return Err(unusable("with masters the secret must be printable ASCII, since it travels in a header"));
         }
-        let memory = self.data_dir.as_deref().map(remember).transpose().map_err(|why| unusable(&why))?;
+        let memory = self.data_dir.as_deref().map(|directory| remember(directory, purpose));
+        let memory = memory.transpose().map_err(|why| unusable(&why))?;
         let (path, memory) = memory.unzip();
         let memory = memory.unwrap_or_default();
         let id = self.id.or_else(|| Some(memory.id).filter(|id| !id.is_empty())).unwrap_or_else(|| random_text(20));
         // A later run has a larger one, as long as the clock goes forward; with a data directory always.
         let incarnation = milliseconds_since_1970().max(memory.incarnation + 1);
-        if let Some(path) = &path {
+        if let Some(path) = path.as_ref().filter(|_| purpose == Purpose::Run) {
             let memory = Memory { id: id.clone(), incarnation, servers: memory.servers.clone() };
             memory.save(path).map_err(|error| unusable(&format!("cannot write {}: {error}", path.display())))?;
         }
@@ -239,10 +243,12 @@ fn read_secret(file: &PathBuf) -> Result<String, String> {
 }
 
 /// The memory of the run before, and where it is kept.
-fn remember(directory: &Path) -> Result<(PathBuf, Memory), String> {
+fn remember(directory: &Path, purpose: Purpose) -> Result<(PathBuf, Memory), String> {
     let path = Memory::path(directory);
-    fs::create_dir_all(directory)
-        .map_err(|error| format!("cannot make --data-dir {}: {error}", directory.display()))?;
+    if purpose == Purpose::Run {
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("cannot make --data-dir {}: {error}", directory.display()))?;
+    }
     let memory = Memory::load(&path)
         .map_err(|error| format!("cannot use {}: {error}; remove it, or give another --data-dir", path.display()))?;
     Ok((path, memory))
@@ -265,7 +271,7 @@ fn random_text(length: usize) -> String {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Parsed, clap::Error> {
+    fn read(line: &str) -> Result<Parsed, Ended> {
         Cli::read(std::iter::once("arborcast-node").chain(line.split_whitespace()).map(OsString::from))
     }
 

@@ -1,17 +1,14 @@
 //! From flags, files and the environment to an address and an identity.
 
 use std::ffi::OsString;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
 use arborcast_client::address::{DEFAULT_MASTER_PORT, DEFAULT_PORT};
 use arborcast_client::{Address, Credentials, Identity, Options, Secret, Servers};
 use arborcast_proto::wire::message::ANONYMOUS;
 
 use super::failure::Failure;
-
-/// Where a secret is looked for when no flag gives one.
-const SECRET_VARIABLE: &str = "ARBORCAST_SECRET";
 
 /// The options that every command takes.
 #[derive(clap::Args)]
@@ -21,10 +18,10 @@ pub(crate) struct Args {
     pub(crate) username: Option<String>,
     /// The user's secret. Other users of this machine may see it in the list of processes; --secret-file and the
     /// environment variable ARBORCAST_SECRET do not show it.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, env = "ARBORCAST_SECRET", hide_env_values = true)]
     secret: Option<Secret>,
     /// A file whose first line is the user's secret.
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "secret")]
     secret_file: Option<PathBuf>,
     /// A server to connect to, as HOST or HOST:PORT; -rh for short. Given several times, the others are for when one can't
     /// be reached. Without it, and without --master: localhost.
@@ -65,6 +62,11 @@ impl Args {
         options
     }
 
+    /// A secret in the environment may be there for another command: where nobody is named it says nothing.
+    pub(crate) fn forget_secret_of_nobody(&mut self) {
+        self.secret = self.secret.take().filter(|_| self.username.as_deref().is_some_and(|name| name != ANONYMOUS));
+    }
+
     /// Who to log in as, when it must be possible without registering.
     pub(crate) fn identity(&self) -> Result<Identity, Failure> {
         match self.user()? {
@@ -77,15 +79,14 @@ impl Args {
     /// The user, if one is named, and the user's secret, if one is given.
     pub(crate) fn user(&self) -> Result<Option<(String, Option<Secret>)>, Failure> {
         let secret = match (&self.secret, &self.secret_file) {
-            (Some(_), Some(_)) => return Err(Failure::TwoSecrets),
-            (Some(secret), None) => Some(secret.clone()),
+            (Some(secret), _) => Some(secret.clone()),
             (None, Some(file)) => Some(read_secret(file)?),
             (None, None) => None,
         };
         match self.username.as_deref() {
             None | Some(ANONYMOUS) if secret.is_some() => Err(Failure::NoUsername),
             None | Some(ANONYMOUS) => Ok(None),
-            Some(username) => Ok(Some((username.to_owned(), secret.or_else(secret_of_environment)))),
+            Some(username) => Ok(Some((username.to_owned(), secret))),
         }
     }
 }
@@ -93,10 +94,6 @@ impl Args {
 fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>, default_port: u16) -> Result<Vec<Address>, Failure> {
     let addresses = texts.into_iter().map(|text| Address::parse(text, default_port));
     addresses.collect::<Result<_, _>>().map_err(Failure::BadAddress)
-}
-
-fn secret_of_environment() -> Option<Secret> {
-    env::var(SECRET_VARIABLE).ok().filter(|text| !text.is_empty()).map(Secret::from)
 }
 
 fn read_secret(path: &Path) -> Result<Secret, Failure> {

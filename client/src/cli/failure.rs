@@ -52,9 +52,6 @@ pub(crate) enum Failure {
     /// Something between us and the server.
     #[error(transparent)]
     Session(#[from] Error),
-    /// Two secrets, and it is not for us to choose.
-    #[error("give either --secret or --secret-file, not both")]
-    TwoSecrets,
     /// The session ended while there was more to send.
     #[error("{cause}; {taken} of {published} activities were acknowledged")]
     Unfinished { cause: Error, taken: u64, published: u64 },
@@ -65,7 +62,7 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         say(self);
         ExitCode::from(match self {
-            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoUsername | Self::TwoSecrets => 2,
+            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoUsername => 2,
             Self::Interrupted { exit_code, .. } => *exit_code,
             Self::BadActivity { .. }
             | Self::BadLine { .. }

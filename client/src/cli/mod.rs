@@ -15,9 +15,12 @@ mod output;
 mod register;
 mod send;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use arborcast_cli::{Ended, Parsed, Purpose, Source};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -111,7 +114,10 @@ enum Command {
 
 /// Everything the command does, up to its exit code.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse_from(args::with_long_names(std::env::args_os()));
+    let cli = match read(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(ended) => ended.exit(),
+    };
     start_logging(cli.args.verbose);
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -124,6 +130,21 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
+}
+
+/// The command line, the environment and the file of `--config`.
+fn read(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Ended> {
+    arborcast_cli::read(args::with_long_names(arguments), |mut parsed: Parsed<Cli>| {
+        if matches!(parsed.source("secret"), Some(Source::Environment { .. })) {
+            parsed.cli.args.forget_secret_of_nobody();
+        }
+        if parsed.purpose == Purpose::Check {
+            let unusable = |why: Failure| Cli::command().error(ErrorKind::ValueValidation, why);
+            parsed.cli.args.servers().map_err(unusable)?;
+            parsed.cli.args.user().map_err(unusable)?;
+        }
+        Ok(parsed.cli)
+    })
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {
@@ -144,8 +165,6 @@ fn start_logging(verbose: bool) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -182,7 +201,7 @@ mod tests {
     }
 
     fn parse(line: &str) -> Cli {
-        Cli::parse_from(args::with_long_names(std::iter::once("arborcast").chain(line.split(' ')).map(Into::into)))
+        read(std::iter::once("arborcast").chain(line.split(' ')).map(Into::into)).unwrap()
     }
 
     fn servers(cli: &Cli) -> String {
