@@ -23,6 +23,7 @@
 //! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`rivals`]: clients that want the same names at the same time.
 //! - [`lines`]: the lines peers send.
+//! - [`peers`]: the same load on other people's servers.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
 
@@ -37,6 +38,7 @@ pub mod master;
 pub mod network;
 pub mod node;
 pub mod peer;
+pub mod peers;
 pub mod process;
 pub mod promises;
 pub mod resuming;
