@@ -9,6 +9,7 @@ use arborcast_cli::Ended;
 use arborcast_proto::wire::Secret;
 use clap::Parser;
 
+use crate::logging::LogFormat;
 use crate::settings::{Bounds, Settings};
 use crate::topology::Limits;
 
@@ -55,6 +56,9 @@ pub struct Cli {
     /// Most nodes at one time
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_nodes: u32,
+    /// The form of the log on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
 }
 
 /// What the command line asks for.
@@ -66,6 +70,8 @@ pub struct Parsed {
     pub port: u16,
     /// The settings.
     pub settings: Settings,
+    /// The form of the log.
+    pub log_format: LogFormat,
 }
 
 impl Cli {
@@ -94,7 +100,7 @@ impl Cli {
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
         let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
         let (host, port) = self.listen;
-        Ok(Parsed { host, port, settings })
+        Ok(Parsed { host, port, settings, log_format: self.log_format })
     }
 }
 
@@ -154,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_all_that_is_needed() {
-        let Parsed { host, port, settings } = read("-s x").unwrap();
+        let Parsed { host, port, settings, .. } = read("-s x").unwrap();
         assert_eq!((host.as_str(), port), ("127.0.0.1", 7100));
         assert_eq!(settings.warm_up, Duration::from_secs(2));
         assert_eq!(settings.secret, "x".into());

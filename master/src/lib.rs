@@ -7,10 +7,12 @@
 //! - `registry`: the topology and the streams that own it, behind one lock.
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
-//! - `health`, `incoming`, `server`: what is around it. [`settings`], [`cli`], [`error`], [`shutdown`]: start and stop.
+//! - `health`, `incoming`, `server`: what is around it. [`settings`], [`cli`], [`logging`], [`error`], [`shutdown`]: start and
+//!   stop.
 
 pub mod cli;
 pub mod error;
+pub mod logging;
 pub mod settings;
 pub mod shutdown;
 pub mod topology;

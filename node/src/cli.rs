@@ -12,6 +12,7 @@ use arborcast_proto::wire::{Secret, limits};
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
+use crate::logging::LogFormat;
 use crate::memory::Memory;
 use crate::settings::{Bounds, Masters, Settings, milliseconds_since_1970};
 use crate::store::Store;
@@ -28,8 +29,8 @@ Examples:
     arborcast-node -lp 3782 -rh localhost -rp 3780 -s SECRET
 
 -lh, -lp, -rh and -rp are short for the long names below.
-On standard output come only the secret, if one was made, and `listening on ADDRESS`; logs go to standard error, as
-much as RUST_LOG asks for (info if unset). SIGINT and SIGTERM close everything cleanly.
+On standard output come only the secret, if one was made, `http on ADDRESS` with --http, and `listening on ADDRESS`;
+logs go to standard error, as much as RUST_LOG asks for (info if unset). SIGINT and SIGTERM close everything cleanly.
 Exit codes: 0 stopped, 1 could not start or lost its parent before it joined, 2 unusable command line.";
 
 /// One server of an arborcast broadcast tree: clients connect to it, and every activity reaches every client of every
@@ -80,6 +81,12 @@ pub struct Cli {
     /// How long a connection may take to log in or to authenticate, such as 60s or 500ms
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     login_timeout: Duration,
+    /// Where to answer /metrics, /healthz and /readyz over HTTP; port 0 takes any free one. Nowhere if not given
+    #[arg(long, value_name = "HOST:PORT", value_parser = http_address)]
+    http: Option<(String, u16)>,
+    /// The form of the log on standard error
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
     /// A master's address; may be given several times. With masters the node finds its place, and a new one when its
     /// parent is lost, by itself, and -rh is only where it begins
     #[arg(long, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_parser = master_address)]
@@ -111,6 +118,16 @@ fn master_address(text: &str) -> Result<String, String> {
     if is_right { Ok(text.to_owned()) } else { Err(format!("{text} is not HOST:PORT")) }
 }
 
+fn http_address(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = text.rsplit_once(':').ok_or("a host, a colon and a port, such as 127.0.0.1:9780")?;
+    let port = port.parse().map_err(|_| format!("`{port}` is no port: a number from 0 to 65535"))?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    if host.is_empty() || (bare.is_none() && host.contains(':')) {
+        return Err("a host, a colon and a port, such as 127.0.0.1:9780, or [::1]:9780".into());
+    }
+    Ok((bare.unwrap_or(host).to_owned(), port))
+}
+
 fn max_line(text: &str) -> Result<usize, String> {
     let bytes = text.parse::<usize>().map_err(|error| error.to_string())?;
     let allowed = limits::MIN_MAX_LINE..=1 << 30;
@@ -124,6 +141,8 @@ pub struct Parsed {
     pub settings: Settings,
     /// The secret, if one was made because none was given: the operator has to be told.
     pub made_secret: Option<Secret>,
+    /// The form of the log.
+    pub log_format: LogFormat,
 }
 
 impl Cli {
@@ -204,7 +223,11 @@ impl Cli {
             max_half_line_bytes: Bounds::default().max_half_line_bytes.max(64 * self.max_line),
             max_waiting_bytes: Bounds::default().max_waiting_bytes.max(4 * self.max_line),
         };
-        Ok(Parsed { settings: Settings { core, bind, parent, bounds, masters }, made_secret })
+        Ok(Parsed {
+            settings: Settings { core, bind, parent, bounds, http: self.http, masters },
+            made_secret,
+            log_format: self.log_format,
+        })
     }
 
     /// A node that tells others `localhost` has nothing to do on the network.
@@ -290,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_original() {
-        let Parsed { settings, made_secret } = read("").unwrap();
+        let Parsed { settings, made_secret, .. } = read("").unwrap();
         assert_eq!(settings.bind, "127.0.0.1:3780".parse().unwrap());
         assert_eq!(settings.core.announce_interval, Duration::from_secs(5));
         assert_eq!(settings.parent, None);

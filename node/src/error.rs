@@ -19,6 +19,16 @@ pub enum NodeError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The listener for HTTP could not be opened.
+    #[error("cannot listen on {host}:{port} for HTTP: {source}; choose another address with --http")]
+    ListenHttp {
+        /// The host.
+        host: String,
+        /// The port there.
+        port: u16,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// Users can't be read from disk.
     #[error(transparent)]
     Users(#[from] StoreError),

@@ -1,23 +1,17 @@
 //! `arborcast-node`: reads the command line, runs one node, and says how it ended.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use arborcast_node::cli::{Cli, Parsed};
 use arborcast_node::net::shutdown::StopSignals;
-use arborcast_node::{NodeError, Server};
+use arborcast_node::{NodeError, Server, logging};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    logging::start(parsed.log_format);
     // Where the operating system does not let us have more files we do with those it gives.
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => debug!(limit, "open files"),
@@ -37,7 +31,7 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(Parsed { settings, made_secret }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(Parsed { settings, made_secret, .. }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
     let signals = StopSignals::install()?;
     let stop = CancellationToken::new();
     let forwarder = tokio::spawn(signals.forward(stop.clone()));
@@ -48,6 +42,9 @@ async fn run(Parsed { settings, made_secret }: Parsed) -> Result<(), Box<dyn std
         };
         if let Some(secret) = made_secret {
             say(&format!("secret: {}", secret.expose()));
+        }
+        if let Some(address) = server.http_address() {
+            say(&format!("http on {address}"));
         }
         say(&format!("listening on {}", server.address()));
         server.run(stop.clone()).await

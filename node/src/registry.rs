@@ -3,6 +3,8 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arborcast_core::{Config, TreeView};
@@ -62,10 +64,41 @@ pub(crate) struct Registry {
     remembered: watch::Sender<Vec<Target>>,
 }
 
+/// The state of the stream to each master, by the master's address.
+pub(crate) type MasterStates = Vec<(String, Arc<MasterState>)>;
+
+/// The state of the stream to one master.
+#[derive(Debug, Default)]
+pub(crate) struct MasterState {
+    is_connected: AtomicBool,
+    streams_lost: AtomicU64,
+}
+
+impl MasterState {
+    pub(crate) fn is_connected(&self) -> bool {
+        self.is_connected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn streams_lost(&self) -> u64 {
+        self.streams_lost.load(Ordering::Relaxed)
+    }
+
+    fn on_welcome(&self) {
+        self.is_connected.store(true, Ordering::Relaxed);
+    }
+
+    fn on_stream_ended(&self) {
+        if self.is_connected.swap(false, Ordering::Relaxed) {
+            self.streams_lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// One master.
 #[derive(Clone)]
 struct Client {
     address: String,
+    state: Arc<MasterState>,
     channel: Channel,
     secret: Secret,
 }
@@ -93,6 +126,11 @@ impl Registry {
             tasks.spawn(until(ended.clone(), keep(memory, path, remembered.subscribe())));
         }
         Self { clients, template, reports, remembered }
+    }
+
+    /// The state of the stream to each master.
+    pub(crate) fn states(&self) -> MasterStates {
+        self.clients.iter().map(|client| (client.address.clone(), Arc::clone(&client.state))).collect()
     }
 
     /// Tells the masters where the node stands, if that has changed.
@@ -154,7 +192,7 @@ impl Client {
         Secret::set_sensitive(&mut secret, true);
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEPALIVE);
         let channel = endpoint.keep_alive_timeout(KEEPALIVE).connect_lazy();
-        Some(Self { address: address.to_owned(), channel, secret })
+        Some(Self { address: address.to_owned(), state: Arc::default(), channel, secret })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
@@ -179,6 +217,7 @@ impl Client {
         let mut failures = 0_u32;
         loop {
             let status = self.report(reports.clone(), &inbox, &mut failures).await;
+            self.state.on_stream_ended();
             if failures.is_multiple_of(WARN_EVERY) {
                 warn!(master = self.address, %status, failures, "no contact with this master");
             } else {
@@ -210,6 +249,7 @@ impl Client {
             let inbound = match kind {
                 Some(Kind::Welcome(welcome)) => {
                     *failures = 0;
+                    self.state.on_welcome();
                     info!(master = self.address, id = welcome.master_id, warming = welcome.warming, "master found");
                     continue;
                 }

@@ -17,6 +17,8 @@ pub struct Settings {
     pub parent: Option<(String, u16)>,
     /// Bounds of the shell.
     pub bounds: Bounds,
+    /// Where to answer over HTTP, if anywhere: host and port.
+    pub http: Option<(String, u16)>,
     /// The masters, and where to keep what is remembered; `None` for a node that speaks the plain protocol only.
     pub masters: Option<Masters>,
 }

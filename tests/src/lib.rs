@@ -19,6 +19,7 @@
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
 //!   must reach everybody.
+//! - [`scrape`]: what a process says over HTTP.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`rivals`]: clients that want the same names at the same time.
@@ -43,6 +44,7 @@ pub mod process;
 pub mod promises;
 pub mod resuming;
 pub mod rivals;
+pub mod scrape;
 pub mod seeds;
 pub mod simulated_masters;
 pub mod solo;

@@ -16,6 +16,7 @@ mod register;
 mod send;
 
 use std::ffi::OsString;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use arborcast_cli::{Ended, Parsed, Purpose, Source};
@@ -160,7 +161,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 fn start_logging(verbose: bool) {
     let by_flag = if verbose { "arborcast=debug,arborcast_client=debug" } else { "off" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_flag));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
 }
 
 #[cfg(test)]

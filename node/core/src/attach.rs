@@ -242,6 +242,7 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         debug!(%connection, node = request.id, ?reason, "attachment refused");
+        *self.counters.link_refusals.entry(Refusal::attachment_name(reason)).or_default() += 1;
         let info = Refusal::attachment_info(reason).to_owned();
         let targets = self.where_else(reason, &request.id);
         self.send(connection, &Message::LinkRefused { attempt: request.attempt, reason, info, targets }, out);

@@ -124,6 +124,53 @@ impl Refusal {
         }
     }
 
+    /// A name for the counters.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Undecodable(_) => "undecodable",
+            Self::AlreadyAuthenticated => "already_authenticated",
+            Self::NotAServer { .. } => "not_a_server",
+            Self::NotAClient { .. } => "not_a_client",
+            Self::AlreadyLoggedIn { .. } => "already_logged_in",
+            Self::NotExtended { .. } => "not_extended",
+            Self::Unnamed => "unnamed",
+            Self::NotLoggedIn => "not_logged_in",
+            Self::AnswerToAServer { .. } => "answer_to_a_server",
+            Self::SecondRegistration => "second_registration",
+            Self::BroadcastTooLong { .. } => "broadcast_too_long",
+            Self::TooMuchAhead { .. } => "too_much_ahead",
+            Self::TooManyUnacknowledged { .. } => "too_many_unacknowledged",
+            Self::NotIdentified { .. } => "not_identified",
+            Self::WrongClusterSecret(_) => "wrong_cluster_secret",
+            Self::ActivityBeforeLogin => "activity_before_login",
+            Self::OtherAuthor => "other_author",
+            Self::WrongSecret => "wrong_secret",
+            Self::NameTaken { .. } => "name_taken",
+            Self::BeingRegistered { .. } => "being_registered",
+            Self::RegistrationReplaced { .. } => "registration_replaced",
+            Self::NotWritten { .. } => "not_written",
+            Self::NotAgreedInTime { .. } => "not_agreed_in_time",
+            Self::CredentialsTooLong => "credentials_too_long",
+            Self::NoNewLinks => "no_new_links",
+            Self::NoNewUsers { .. } => "no_new_users",
+            Self::NoRoom => "no_room",
+        }
+    }
+
+    /// A name for the counters, of what a refused applicant is told.
+    pub(crate) fn attachment_name(reason: RefusalReason) -> &'static str {
+        match reason {
+            RefusalReason::Draining => "draining",
+            RefusalReason::Other => "other",
+            RefusalReason::Protocol => "protocol",
+            RefusalReason::Full => "full",
+            RefusalReason::IdInUse => "id_in_use",
+            RefusalReason::KeyNotSmaller => "key_not_smaller",
+            RefusalReason::OwnSubtree => "own_subtree",
+            RefusalReason::Unconfirmed => "unconfirmed",
+        }
+    }
+
     /// What a refused applicant is told, for people.
     pub(crate) fn attachment_info(reason: RefusalReason) -> &'static str {
         match reason {

@@ -269,6 +269,30 @@ pub enum CloseReason {
     TooSlow,
 }
 
+impl CloseReason {
+    /// A name for the counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuthenticationFail => "authentication_fail",
+            Self::Failed => "failed",
+            Self::InvalidMessage => "invalid_message",
+            Self::LoggedOut => "logged_out",
+            Self::LoginFailed => "login_failed",
+            Self::LoginTimeout => "login_timeout",
+            Self::PeerClosed => "peer_closed",
+            Self::PeerRefused => "peer_refused",
+            Self::Redirected => "redirected",
+            Self::RegisterFailed => "register_failed",
+            Self::Moved => "moved",
+            Self::LinkRefused => "link_refused",
+            Self::Probed => "probed",
+            Self::Silent => "silent",
+            Self::Stopping => "stopping",
+            Self::TooSlow => "too_slow",
+        }
+    }
+}
+
 /// Why a node can't go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GiveUp {

@@ -44,6 +44,11 @@ impl Fragment {
         TreePosition { key: self.key.clone(), path: self.path.clone() }
     }
 
+    /// Links between the root and this node.
+    pub(crate) fn depth(&self) -> usize {
+        self.path.len().saturating_sub(1)
+    }
+
     pub(crate) fn parent(&self) -> Option<&Parent> {
         self.parent.as_ref()
     }

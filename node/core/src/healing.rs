@@ -92,6 +92,8 @@ pub(crate) struct Healing {
     obstacle: Option<String>,
     /// When this node attached to its parent.
     attached_at: Option<Instant>,
+    /// When the parent was lost, if there is none since.
+    lost_at: Option<Instant>,
     /// How many parents in a row were lost as soon as they were found.
     short_stays: u32,
     /// When a node of another version was last warned of.
@@ -145,6 +147,7 @@ impl Healing {
             turned_to: None,
             obstacle: None,
             attached_at: None,
+            lost_at: None,
             short_stays: 0,
             warned_of_protocol: None,
             failures: 0,
@@ -411,6 +414,7 @@ impl Node {
         dialled: AttemptId,
         out: &mut Vec<Action>,
     ) {
+        self.counters.dialled += 1;
         if self.homing.is_probe(dialled) {
             return self.on_probe_connected(connection, dialled, out);
         }
@@ -644,6 +648,9 @@ impl Node {
         self.healing.rounds_refused_by_key = 0;
         self.healing.turned_to = None;
         self.healing.attached_at = Some(now);
+        if let Some(lost) = self.healing.lost_at.take() {
+            self.counters.heals.add(now - lost);
+        }
         self.healing.remember(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
         let is_new_here = self.relay.as_ref().is_some_and(|relay| relay.is_new);
@@ -682,6 +689,8 @@ impl Node {
     fn become_orphan_and_wait(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.stop_homing(now, out);
         self.healing.end_round();
+        self.counters.parents_lost += 1;
+        self.healing.lost_at = Some(now);
         self.healing.ancestors = self.fragment.position().path.into_iter().rev().skip(1).collect();
         self.fragment.become_root();
         self.be_apart(now);

@@ -15,6 +15,7 @@
 //! - `directory`: the users of an extended tree: names agreed on along the tree, synced when links come up.
 //! - [`load`]: the other servers as announced, and redirection.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
+//! - [`status`]: what an operator is told: a picture of the state, and counters.
 //! - [`relay`]: the broadcast log and the cursors that read it.
 //!
 //! # Invariants
@@ -41,6 +42,7 @@ mod registration;
 pub mod relay;
 mod relaying;
 mod session;
+pub mod status;
 mod timer;
 mod users;
 
@@ -51,6 +53,7 @@ pub use healing::RootReason;
 pub use ids::{AttemptId, ConnectionId, ServerId, TaskId, WriteId};
 pub use node::{Node, TreeView, View};
 pub use relaying::RelayCounts;
+pub use status::{Counters, Heals, NotReady, Status};
 
 #[cfg(test)]
 mod testing {

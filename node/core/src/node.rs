@@ -22,6 +22,7 @@ use crate::load::{OtherServer, Servers};
 use crate::locks::{Allowances, Registration};
 use crate::relaying::{Exchange, Relay, RelayCounts};
 use crate::session::Session;
+use crate::status::Counters;
 use crate::timer::{Timer, TimerTable};
 use crate::users::Users;
 
@@ -67,7 +68,8 @@ pub struct Node {
     pub(crate) successor: Option<ConnectionId>,
     /// Whether this node was named so by the parent that it is about to lose.
     pub(crate) is_successor: bool,
-    closings: BTreeMap<CloseReason, u64>,
+    pub(crate) closings: BTreeMap<CloseReason, u64>,
+    pub(crate) counters: Counters,
     stopping: bool,
 }
 
@@ -233,6 +235,7 @@ impl Node {
             held_logins: BTreeMap::new(),
             timers,
             closings: BTreeMap::new(),
+            counters: Counters::default(),
             stopping: false,
         }
     }
@@ -310,6 +313,7 @@ impl Node {
     }
 
     fn on_accepted(&mut self, now: Instant, connection: ConnectionId) {
+        self.counters.accepted += 1;
         self.connections.insert(connection, Connection::new(Role::Unidentified));
         self.restart_login_timeout(now, connection);
     }
@@ -319,6 +323,7 @@ impl Node {
     }
 
     fn on_dialled(&mut self, now: Instant, connection: ConnectionId, out: &mut Vec<Action>) {
+        self.counters.dialled += 1;
         self.connections.insert(connection, Connection::new(Role::Unidentified));
         let authenticate = Message::Authenticate { secret: self.config.secret.clone(), node: None };
         self.send(connection, &authenticate, out);
@@ -382,6 +387,10 @@ impl Node {
     /// Answers what a peer did wrong or can't have, and closes.
     pub(crate) fn refuse(&mut self, now: Instant, connection: ConnectionId, refusal: &Refusal, out: &mut Vec<Action>) {
         let (answer, reason) = refusal.answer();
+        *self.counters.refusals.entry(refusal.name()).or_default() += 1;
+        if reason == CloseReason::RegisterFailed {
+            *self.counters.registrations_failed.entry(refusal.name()).or_default() += 1;
+        }
         if !matches!(refusal, Refusal::WrongClusterSecret(_)) {
             debug!(%connection, error = %refusal, "refused");
         }

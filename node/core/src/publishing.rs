@@ -72,6 +72,7 @@ impl Node {
         if !author.may_publish_as(&submission.username, submission.secret.as_ref()) {
             return Err(Refusal::OtherAuthor);
         }
+        self.counters.activities_from_clients += 1;
         let session = author.extended.as_ref().map(|extended| extended.id.clone());
         let number = submission.number.filter(|number| *number > 0);
         let publication = session.zip(number).map(|(session, number)| PublicationId { session, number });

@@ -174,6 +174,7 @@ impl Node {
 
     /// Tells the client that the name is its own; it can log in on the same connection.
     pub(crate) fn confirm(&mut self, now: Instant, client: ConnectionId, username: &str, out: &mut Vec<Action>) {
+        self.counters.registered += 1;
         let info = format!("register success for {}", quote(username));
         self.send(client, &Message::RegisterSuccess { info }, out);
         self.restart_login_timeout(now, client);

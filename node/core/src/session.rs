@@ -189,6 +189,7 @@ impl Node {
         let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
         entry.role = Role::Client(Session { username, secret, extended, is_subscribed: false });
         self.sessions += 1;
+        self.counters.logins += 1;
         self.timers.stop(&Timer::Identify(connection));
         let (welcome, more) = self.welcome(connection, info, proof);
         self.send(connection, &welcome, out);

@@ -1,6 +1,6 @@
 //! The core's broadcast logs, shared between the driver, which appends, and the fan-out, which reads.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use arborcast_core::Form;
 use arborcast_core::relay::cursor::FellOff;
@@ -45,6 +45,18 @@ impl BroadcastLogs {
 
     pub(super) fn starts(&self) -> PerForm<Position> {
         PerForm { plain: self.plain.start(), extended: self.extended.start() }
+    }
+}
+
+/// For those who only look.
+#[derive(Clone)]
+pub(crate) struct Logs(pub(super) Arc<BroadcastLogs>);
+
+impl Logs {
+    /// How many bytes are kept, by form.
+    pub(crate) fn retained_bytes(&self) -> [(&'static str, u64); 2] {
+        let bytes = |log: &BroadcastLog| log.end().0.saturating_sub(log.start().0);
+        [("plain", bytes(&self.0.plain)), ("extended", bytes(&self.0.extended))]
     }
 }
 

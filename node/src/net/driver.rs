@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arborcast_core::relay::Position;
-use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine};
+use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine, Status};
 use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
@@ -20,6 +20,7 @@ use super::line_room::LineRoom;
 use super::pace::Pace;
 use super::reader::Reader;
 use super::sleep_until;
+use super::traffic::Traffic;
 use super::transport::Connection;
 use super::user_work::UserWork;
 use super::writer::{Ending, Subscription, Writer};
@@ -50,6 +51,8 @@ pub(crate) enum Inbound {
     Drain,
     /// Something that the core asked for and that takes a while is done.
     Answered(Event),
+    /// Somebody asks how the node is.
+    Inspected { answer: oneshot::Sender<Status> },
     /// Lines came.
     Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
     /// A connection ended by itself.
@@ -62,6 +65,7 @@ pub(super) struct Shared {
     pub(super) logs: Arc<BroadcastLogs>,
     pub(super) pace: Arc<Pace>,
     pub(super) line_room: LineRoom,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) readers: TaskTracker,
     /// Cancelled when the node ends.
     pub(super) ended: CancellationToken,
@@ -177,6 +181,8 @@ impl Driver {
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
             Inbound::Drain => self.handle(Event::Drain),
+            // Whoever asked may have gone.
+            Inbound::Inspected { answer } => drop(answer.send(self.core.status())),
             Inbound::Answered(event) => self.handle(event),
             Inbound::Lines { connection, lines } => {
                 for line in lines {
@@ -206,6 +212,7 @@ impl Driver {
             inbox: self.shared.inbox.clone(),
             gate: self.shared.pace.gate(),
             line_share: self.shared.line_room.share(),
+            traffic: Arc::clone(&self.shared.traffic),
             ending,
             ended: self.shared.ended.clone(),
             slot,

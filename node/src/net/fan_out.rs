@@ -15,6 +15,7 @@ use tracing::debug;
 use super::broadcast_log::{BroadcastLogs, PerForm};
 use super::pace::{Pace, Tally};
 use super::sleep_until;
+use super::traffic::Traffic;
 use super::writer::{Progress, Subscription, Writer};
 use crate::settings::FLUSH_TIMEOUT;
 
@@ -90,6 +91,9 @@ pub(super) struct FanOut {
     commands: mpsc::Receiver<Vec<(ConnectionId, Command)>>,
     logs: Arc<BroadcastLogs>,
     pace: Arc<Pace>,
+    traffic: Arc<Traffic>,
+    /// Bytes written in this pass.
+    written: u64,
     max_waiting_bytes: usize,
     served: HashMap<ConnectionId, Served>,
     ready: Arc<Ready>,
@@ -108,6 +112,7 @@ impl FanOut {
         index: usize,
         logs: Arc<BroadcastLogs>,
         pace: Arc<Pace>,
+        traffic: Arc<Traffic>,
         max_waiting_bytes: usize,
     ) -> (FanOutHandle, Self) {
         let (sender, commands) = mpsc::channel(COMMAND_BATCHES);
@@ -117,6 +122,8 @@ impl FanOut {
             commands,
             logs,
             pace,
+            traffic,
+            written: 0,
             max_waiting_bytes,
             served: HashMap::new(),
             ready: Arc::clone(&ready),
@@ -179,6 +186,7 @@ impl FanOut {
             self.serve(connection, now);
         }
         self.turn = turn;
+        self.traffic.sent_bytes.add(std::mem::take(&mut self.written));
         self.cut_overdue(now);
         self.report(now);
     }
@@ -225,7 +233,9 @@ impl FanOut {
     fn serve(&mut self, connection: ConnectionId, now: Instant) {
         let Some(served) = self.served.get_mut(&connection).filter(|served| !served.blocked) else { return };
         let mut cx = Context::from_waker(&served.waker);
-        match served.writer.poll_write(&mut cx, &self.logs, &self.until, now, &mut self.pieces) {
+        let outcome = served.writer.poll_write(&mut cx, &self.logs, &self.until, now, &mut self.pieces);
+        self.written += served.writer.take_written();
+        match outcome {
             Ok(Progress::CaughtUp) => {}
             Ok(Progress::Blocked) => served.blocked = true,
             Ok(Progress::Yielded) => served.waker.wake_by_ref(),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use super::driver::Inbound;
+use super::traffic::Traffic;
 use super::transport::Accept;
 use crate::error::NodeError;
 
@@ -42,6 +43,7 @@ pub(super) async fn accept_all(
     mut source: impl Accept,
     slots: Arc<Semaphore>,
     inbox: mpsc::Sender<Inbound>,
+    traffic: Arc<Traffic>,
     stop: CancellationToken,
 ) {
     let (mut turned_away, mut failures) = (0_u64, 0_u64);
@@ -63,6 +65,7 @@ pub(super) async fn accept_all(
                         warn!(turned_away, "too many connections: turned one away; see --max-connections");
                     }
                     turned_away += 1;
+                    traffic.turned_away.add(1);
                 }
             },
             Err(error) => {

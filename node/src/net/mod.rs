@@ -17,6 +17,7 @@
 //! - `reader`: bytes to lines. - `driver`: the only owner of the core. - `fan_out`, `writer`: lines to sockets.
 //! - `broadcast_log`: the core's log, shared. - `pace`: when publishers have to wait for the fan-out.
 //!   `line_room`: what half lines may hold together.
+//! - `traffic`: counters that connections share.
 //! - `user_work`: hashing, and users on disk, in threads of their own.
 //! - `shutdown`: the one way to stop. - `server`: ties them together.
 
@@ -32,12 +33,15 @@ mod pace;
 mod reader;
 mod server;
 pub mod shutdown;
+pub(crate) mod traffic;
 pub mod transport;
 mod user_work;
 mod writer;
 
+pub(crate) use broadcast_log::Logs;
 pub(crate) use driver::Inbound;
 pub use server::Server;
+pub(crate) use traffic::Traffic;
 
 /// Waits until then, or for ever.
 async fn sleep_until(deadline: Option<Instant>) {

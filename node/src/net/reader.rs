@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::driver::Inbound;
 use super::line_room::LineShare;
 use super::pace::Gate;
+use super::traffic::Traffic;
 use super::transport::ReadHalf;
 use super::writer::Ending;
 use crate::settings::{LINGER_TIMEOUT, STOP_LINGER_TIMEOUT};
@@ -36,6 +37,7 @@ pub(super) struct Reader {
     pub(super) inbox: mpsc::Sender<Inbound>,
     pub(super) gate: Gate,
     pub(super) line_share: LineShare,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) ending: Arc<Ending>,
     /// Cancelled when the whole node ends.
     pub(super) ended: CancellationToken,
@@ -68,7 +70,9 @@ impl Reader {
         let mut read_bytes = MIN_READ_BYTES;
         loop {
             decoder.buffer_mut().reserve(read_bytes);
-            match self.half.read_buf(decoder.buffer_mut()).await {
+            let outcome = self.half.read_buf(decoder.buffer_mut()).await;
+            self.traffic.received_bytes.add(outcome.as_ref().map_or(0, |read| *read as u64));
+            match outcome {
                 Ok(0) => return CloseReason::PeerClosed,
                 Ok(read) if read >= read_bytes => read_bytes = (read_bytes * 2).min(MAX_READ_BYTES),
                 Ok(read) => read_bytes = read.next_power_of_two().max(MIN_READ_BYTES),

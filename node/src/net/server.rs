@@ -17,17 +17,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::broadcast_log::BroadcastLogs;
+use super::broadcast_log::{BroadcastLogs, Logs};
 use super::dialer::dial_parent;
 use super::driver::{Driver, INBOX_BATCHES, Inbound, MAX_DRAFT_BYTES, Shared};
 use super::fan_out::FanOut;
 use super::line_room::LineRoom;
 use super::listener::{self, accept_all};
 use super::pace::Pace;
-use super::transport::{Accept, Connection};
+use super::transport::Connection;
 use super::user_work::UserWork;
 use crate::credentials;
 use crate::error::NodeError;
+use crate::http::{self, Inspector};
+use crate::metrics::Identity;
 use crate::registry::Registry;
 use crate::settings::{Bounds, Masters, STOP_TIMEOUT, Settings, milliseconds_since_1970};
 use crate::store::{Store, StoreError};
@@ -41,6 +43,7 @@ pub struct Server {
     bounds: Bounds,
     masters: Option<Masters>,
     store: Option<Arc<Store>>,
+    http: Option<(TcpListener, SocketAddr)>,
 }
 
 impl Server {
@@ -49,10 +52,14 @@ impl Server {
     /// # Errors
     /// When one of these fails.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let Settings { mut core, bind, parent, bounds, masters } = settings;
+        let Settings { mut core, bind, parent, bounds, http, masters } = settings;
         let listener = listener::bind(bind)?;
         let address = listener.local_addr().map_err(|source| NodeError::Listen { address: bind, source })?;
         core.port = address.port();
+        let http = match http {
+            Some((host, port)) => Some(http::bind(&host, port).await?),
+            None => None,
+        };
         let store = match (&mut core.extensions, masters.as_ref().and_then(|masters| masters.users.clone())) {
             (Some(extensions), Some(path)) => {
                 let (store, users) = open_store(path).await?;
@@ -73,12 +80,17 @@ impl Server {
                 Some((host, port, connection))
             }
         };
-        Ok(Self { listener, address, parent, core, bounds, masters, store })
+        Ok(Self { listener, address, parent, core, bounds, masters, store, http })
     }
 
     /// Where it listens; the port is the real one also where port 0 was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it answers over HTTP, if it does.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(|(_, address)| *address)
     }
 
     /// Serves until `stop` is cancelled, then closes every connection cleanly; a node that speaks the extensions first
@@ -87,12 +99,9 @@ impl Server {
     /// # Errors
     /// When the parent refuses this node, or closes the connection before it said anything.
     pub async fn run(self, stop: CancellationToken) -> Result<(), NodeError> {
-        let (parent_name, parent) = match self.parent {
-            None => (None, None),
-            Some((host, port, connection)) => (Some((host, port)), Some(connection)),
-        };
+        let parent_name = self.parent.as_ref().map(|(host, port, _)| (host.clone(), *port));
         info!(id = self.core.id, address = %self.address, parent = ?parent_name, "serving");
-        let outcome = serve(self.core, self.bounds, self.masters, self.store, self.listener, parent, stop).await;
+        let outcome = serve(self, stop).await;
         let (host, port) = parent_name.unwrap_or_default();
         outcome.map_err(|why| match why {
             GiveUp::ParentRefused { info } => NodeError::ParentRefused { host, port, info },
@@ -110,16 +119,9 @@ async fn open_store(path: PathBuf) -> Result<(Store, Vec<UserRecord>), NodeError
     }
 }
 
-/// Runs a node on a source of connections until `stop` is cancelled or the core gives up.
-async fn serve(
-    mut config: Config,
-    bounds: Bounds,
-    masters: Option<Masters>,
-    store: Option<Arc<Store>>,
-    source: impl Accept,
-    parent: Option<Connection>,
-    stop: CancellationToken,
-) -> Result<(), GiveUp> {
+/// Runs a node until `stop` is cancelled or the core gives up.
+async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
+    let Server { listener, address: _, parent, core: mut config, bounds, masters, store, http } = server;
     let fan_outs = available_parallelism().map_or(1, NonZero::get);
     let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
     let ended = CancellationToken::new();
@@ -131,6 +133,7 @@ async fn serve(
         logs: Arc::new(BroadcastLogs::new(bounds.log_bytes, max_segment_bytes)),
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
         line_room: LineRoom::new(bounds.max_half_line_bytes),
+        traffic: Arc::default(),
         readers: TaskTracker::new(),
         ended: ended.clone(),
         slots: Arc::clone(&slots),
@@ -141,13 +144,13 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let mut handles = Vec::with_capacity(fan_outs);
     for index in 0..fan_outs {
-        let (logs, pace) = (Arc::clone(&shared.logs), Arc::clone(&shared.pace));
-        let (handle, fan_out) = FanOut::new(index, logs, pace, bounds.max_waiting_bytes);
+        let (logs, pace, traffic) = (Arc::clone(&shared.logs), Arc::clone(&shared.pace), Arc::clone(&shared.traffic));
+        let (handle, fan_out) = FanOut::new(index, logs, pace, traffic, bounds.max_waiting_bytes);
         handles.push(handle);
         // It never waits for a peer, and gives way by itself; see there.
         tasks.spawn(tokio::task::unconstrained(fan_out.run()));
     }
-    if let Some(connection) = parent
+    if let Some((_, _, connection)) = parent
         && let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
     {
         // There is room for it: nobody else has sent anything yet, and the driver starts below.
@@ -160,7 +163,19 @@ async fn serve(
         tasks.spawn(credentials::run(waiting_jobs, inbox.clone(), readers.clone(), ended.clone()));
     }
     let user_work = UserWork { jobs, store, inbox: inbox.clone(), threads: readers.clone() };
-    tasks.spawn(accept_all(source, slots, inbox, ended.clone()));
+    if let Some((listener, _)) = http {
+        let inspector = Inspector {
+            identity: Identity { id: config.id.clone(), address: format!("{}:{}", config.hostname, config.port) },
+            inbox: inbox.clone(),
+            logs: Logs(Arc::clone(&shared.logs)),
+            traffic: Arc::clone(&shared.traffic),
+            masters: registry.as_ref().map(Registry::states).unwrap_or_default(),
+            max_connections: bounds.max_connections,
+            max_log_bytes: bounds.log_bytes,
+        };
+        tasks.spawn(http::serve(listener, inspector, ended.clone()));
+    }
+    tasks.spawn(accept_all(listener, slots, inbox, Arc::clone(&shared.traffic), ended.clone()));
 
     let is_extended = config.extensions.is_some();
     if let Some(extensions) = &mut config.extensions {

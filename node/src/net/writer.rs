@@ -106,6 +106,8 @@ pub(super) struct Writer {
     finish_after: Option<Position>,
     /// When the socket last took something.
     moved: Instant,
+    /// Bytes that it took and that are not counted yet.
+    written: u64,
 }
 
 impl Writer {
@@ -120,6 +122,7 @@ impl Writer {
             own_bytes: 0,
             finish_after: None,
             moved: now,
+            written: 0,
         }
     }
 
@@ -164,6 +167,11 @@ impl Writer {
 
     pub(super) fn fail(&self, reason: CloseReason) {
         self.ending.fail(reason);
+    }
+
+    /// How many bytes the socket took since this was asked last.
+    pub(super) fn take_written(&mut self) -> u64 {
+        std::mem::take(&mut self.written)
     }
 
     /// For [`Tally::count`](super::pace::Tally::count): how far behind `end` a subscriber is, for how long it has not
@@ -215,6 +223,7 @@ impl Writer {
                 Poll::Ready(Ok(written)) => written,
             };
             self.moved = now;
+            self.written += written as u64;
             if are_own {
                 self.consume_own(written);
             } else if let Some(cursor) = &mut self.cursor {

@@ -89,6 +89,11 @@ impl Ledger {
         }
     }
 
+    /// How many activities are kept.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(crate) fn own(&self) -> OriginIndex {
         self.own
     }
