@@ -50,6 +50,7 @@ pub(crate) fn report(message: pb::NodeReport) -> Result<Report, Status> {
         load: message.load,
         state,
         heartbeat_interval: Duration::from_millis(message.heartbeat_interval_ms.into()),
+        activities: message.activities,
     })
 }
 
@@ -158,11 +159,12 @@ pub(crate) fn topology(picture: &Picture, master_id: &str) -> pb::Topology {
 /// One node.
 pub(crate) fn node(view: &NodeView) -> pb::Node {
     pb::Node {
-        report: Some(report_message(&view.report)),
+        report: Some(pb::NodeReport { activities: view.traffic.total(), ..report_message(&view.report) }),
         age: Some(duration(view.age)),
         registered_for: Some(duration(view.registered_for)),
         drain_requested: view.drain_requested,
         tree_root_id: view.tree_root.as_ref().map(NodeId::to_string).unwrap_or_default(),
+        activities_per_second: view.traffic.per_second(),
     }
 }
 
@@ -208,6 +210,7 @@ fn report_message(report: &Report) -> pb::NodeReport {
         load: report.load,
         state: state_message(report.state).into(),
         heartbeat_interval_ms: u32::try_from(report.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
+        activities: report.activities,
     }
 }
 
@@ -277,6 +280,7 @@ mod tests {
             load: 9,
             state: pb::NodeState::Live.into(),
             heartbeat_interval_ms: 250,
+            activities: 11,
         }
     }
 

@@ -184,6 +184,7 @@ mod tests {
             load: 0,
             state: State::Live,
             heartbeat_interval: Duration::from_secs(60),
+            activities: 0,
         }
     }
 

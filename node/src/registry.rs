@@ -133,10 +133,21 @@ impl Registry {
         self.clients.iter().map(|client| (client.address.clone(), Arc::clone(&client.state))).collect()
     }
 
-    /// Tells the masters where the node stands, if that has changed.
-    pub(crate) fn report<'a>(&self, view: &TreeView, remembered: impl Iterator<Item = &'a Target> + Clone) {
-        let report = report(&self.template, view);
-        self.reports.send_if_modified(|last| std::mem::replace(last, report.clone()) != report);
+    /// Tells the masters where the node stands, if that has changed. How many activities it has passed on so far they hear
+    /// with the next heartbeat.
+    pub(crate) fn report<'a>(
+        &self,
+        view: &TreeView,
+        activities: u64,
+        remembered: impl Iterator<Item = &'a Target> + Clone,
+    ) {
+        let report = NodeReport { activities, ..report(&self.template, view) };
+        self.reports.send_if_modified(|last| {
+            last.activities = activities;
+            let is_new = *last != report;
+            *last = report;
+            is_new
+        });
         // Asked for with every heartbeat and changed seldom: copied only then.
         self.remembered.send_if_modified(|last| {
             let is_new = !remembered.clone().eq(last.iter());

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::traffic::Traffic;
 use super::{Entry, FragmentKey, NodeId, Report, Topology};
 
 /// Where a node is in the forest.
@@ -36,6 +37,8 @@ pub struct NodeView {
     pub drain_requested: bool,
     /// The top of its tree. None if it reports, or is below, a circle.
     pub tree_root: Option<NodeId>,
+    /// How many activities it passes on.
+    pub traffic: Traffic,
 }
 
 /// One tree.
@@ -95,6 +98,7 @@ impl<'a> Forest<'a> {
             registered_for: self.now.saturating_duration_since(entry.registered),
             drain_requested: entry.drain_requested,
             tree_root: self.place(entry.report.id.as_str()).map(|place| place.top.clone()),
+            traffic: entry.traffic,
         }
     }
 

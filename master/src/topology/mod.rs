@@ -3,11 +3,12 @@
 //! Pure: no sockets, no tasks, no clock. `now` never goes backwards. Nothing here trusts a report: parents may be
 //! missing, paths stale, circles reported; the answers are then poorer, and every computation ends.
 //!
-//! - [`report`]: what a node says.
+//! - [`report`]: what a node says. [`traffic`]: how many activities pass through it.
 //! - [`forest`]: who is below whom.
 //! - [`candidates`]: where a root could attach.
 //! - [`faults`]: what is wrong.
 //! - [`changes`]: what is different from before.
+//! - [`history`]: what happened, in words that people think in.
 //!
 //! # Invariants
 //! 1. An entry belongs to exactly one stream, the latest of its latest start, and goes when that stream ends.
@@ -18,7 +19,9 @@ pub mod candidates;
 pub mod changes;
 pub mod faults;
 pub mod forest;
+pub mod history;
 pub mod report;
+pub mod traffic;
 
 #[cfg(test)]
 mod testing;
@@ -31,6 +34,7 @@ use thiserror::Error;
 
 use candidates::Promise;
 pub use report::{FragmentKey, Incarnation, NodeId, Report, State, StreamId};
+use traffic::Traffic;
 
 /// How long a conflict is told of after it was last seen.
 const CONFLICT_MEMORY: Duration = Duration::from_secs(30);
@@ -67,6 +71,8 @@ pub struct Entry {
     pub heard: Instant,
     /// An operator asked it to drain.
     pub drain_requested: bool,
+    /// How many activities it passes on.
+    pub traffic: Traffic,
 }
 
 impl Entry {
@@ -195,7 +201,7 @@ impl Topology {
     ///
     /// # Errors
     /// When the report does not count; see [`Refusal`].
-    pub fn report(&mut self, stream: StreamId, report: Report, now: Instant) -> Result<Accepted, Refusal> {
+    pub fn report(&mut self, stream: StreamId, mut report: Report, now: Instant) -> Result<Accepted, Refusal> {
         let takeover = self.entries.get(&report.id).filter(|old| old.stream != stream);
         if let Some(Err(refusal)) = takeover.map(|old| check_takeover(old, stream, &report, now)) {
             return Err(self.remember(refusal, &report, now));
@@ -209,6 +215,8 @@ impl Topology {
         if listed_ids > self.limits.listed_ids && report.listed_ids() > freed {
             return Err(Refusal::TooManyIds { limit: self.limits.listed_ids });
         }
+        // Counted apart: else every report of a busy node would be news.
+        let activities = std::mem::take(&mut report.activities);
         let same_start = old.filter(|old| old.report.incarnation == report.incarnation);
         let is_same = old.is_some_and(|old| *old.report == report);
         let accepted = Accepted {
@@ -220,6 +228,7 @@ impl Topology {
             registered: same_start.map_or(now, |old| old.registered),
             heard: now,
             drain_requested: same_start.is_some_and(|old| old.drain_requested),
+            traffic: same_start.map_or_else(|| Traffic::new(activities, now), |old| old.traffic.after(activities, now)),
             report: old.filter(|_| is_same).map_or_else(|| Arc::new(report), |old| Arc::clone(&old.report)),
         };
         self.listed_ids = listed_ids;
@@ -272,6 +281,11 @@ impl Topology {
     /// A node that is registered, silent or not.
     pub fn entry(&self, id: &str) -> Option<&Entry> {
         self.entries.get(id)
+    }
+
+    /// All that are registered, silent or not, in the order of their ids.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
     }
 
     /// When the next node becomes silent unless it is heard of.

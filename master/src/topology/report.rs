@@ -110,6 +110,8 @@ pub struct Report {
     pub state: State,
     /// Time between two reports when nothing changes.
     pub heartbeat_interval: Duration,
+    /// How many activities it has passed on. The topology keeps it apart from the rest, and 0 here.
+    pub activities: u64,
 }
 
 /// A node that reports less often than it says for this long is silent, however short its interval.

@@ -86,6 +86,8 @@ pub(super) struct Driver {
     user_work: UserWork,
     /// Something happened that the masters may have to know.
     is_report_due: bool,
+    /// How many were passed on.
+    activities: u64,
     drained: bool,
     given_up: Option<GiveUp>,
 }
@@ -116,6 +118,7 @@ impl Driver {
             registry,
             user_work,
             is_report_due: true,
+            activities: 0,
             drained: false,
             given_up: None,
         }
@@ -232,7 +235,9 @@ impl Driver {
 
     fn carry_out(&mut self, action: Action) {
         let after = self.ends();
-        self.is_report_due |= !matches!(action, Action::Publish { .. } | Action::Relay { .. });
+        let is_activity = matches!(action, Action::Publish { .. } | Action::Relay { .. });
+        self.activities += u64::from(is_activity);
+        self.is_report_due |= !is_activity;
         match action {
             Action::Send { connection, line } => self.command(connection, Command::Push { after, line }),
             Action::Subscribe { connection, form, is_link, takes_history } => {
@@ -320,7 +325,7 @@ impl Driver {
         if let Some(registry) = &self.registry
             && std::mem::take(&mut self.is_report_due)
         {
-            registry.report(&self.core.tree_view(), self.core.remembered());
+            registry.report(&self.core.tree_view(), self.activities, self.core.remembered());
         }
         for fan_out in &mut self.fan_outs {
             if !fan_out.commands.is_empty() {
