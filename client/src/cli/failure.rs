@@ -31,6 +31,9 @@ pub(crate) enum Failure {
     /// A signal came before everything was acknowledged.
     #[error("interrupted; {taken} of {published} activities were acknowledged")]
     Interrupted { exit_code: u8, taken: u64, published: u64 },
+    /// What is drawn needs a terminal to be drawn on.
+    #[error("this needs a terminal: standard input and standard output must not be redirected")]
+    NoTerminal,
     /// A name can't log in without its secret.
     #[error(
         "there is no secret for {username}: give it with --secret, --secret-file or ARBORCAST_SECRET, or make one with \
@@ -52,6 +55,9 @@ pub(crate) enum Failure {
     /// Something between us and the server.
     #[error(transparent)]
     Session(#[from] Error),
+    /// The terminal can't be used.
+    #[error("cannot use the terminal: {0}")]
+    Terminal(io::Error),
     /// The session ended while there was more to send.
     #[error("{cause}; {taken} of {published} activities were acknowledged")]
     Unfinished { cause: Error, taken: u64, published: u64 },
@@ -62,7 +68,7 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         say(self);
         ExitCode::from(match self {
-            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoUsername => 2,
+            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoTerminal | Self::NoUsername => 2,
             Self::Interrupted { exit_code, .. } => *exit_code,
             Self::BadActivity { .. }
             | Self::BadLine { .. }
@@ -72,6 +78,7 @@ impl Failure {
             | Self::Runtime(_)
             | Self::SecretFile { .. }
             | Self::Session(_)
+            | Self::Terminal(_)
             | Self::Unfinished { .. } => 1,
         })
     }

@@ -37,7 +37,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Logs in; a user without a secret is registered first.
-async fn join(args: &Args) -> Result<Session, Failure> {
+pub(super) async fn join(args: &Args) -> Result<Session, Failure> {
     let (servers, options) = (args.servers()?, args.options());
     if let Some((username, None)) = args.user()? {
         let secret = random_secret();

@@ -3,6 +3,7 @@
 //! - `args`: flags, files and the environment become an address and an identity.
 //! - `failure`: every way to end badly, its sentence and its exit code.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
+//! - `tui`, `top`: what is looked at on a terminal; `terminal`: what they have in common.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;
@@ -14,9 +15,11 @@ mod listen;
 mod output;
 mod register;
 mod send;
+mod terminal;
+mod tui;
 
 use std::ffi::OsString;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 use arborcast_cli::{Ended, Parsed, Purpose, Source};
@@ -83,6 +86,17 @@ Examples:
   arborcast register -u aaron > aaron.secret && arborcast -u aaron --secret-file aaron.secret
   ARBORCAST_SECRET=... arborcast register -u aaron";
 
+const TUI_EXAMPLES: &str = "\
+The newest activities are at the bottom, the line below them is for sending: a JSON object as it is, anything else as the \
+words of {\"object\": ...}. F1 shows all keys. The latest 10,000 activities are kept. Nothing that others publish reaches the \
+terminal as anything but text. With a username and no secret it registers the name first. What -v logs is shown only where \
+standard error is redirected.
+
+Examples:
+  arborcast tui
+  arborcast tui -u aaron --secret-file aaron.secret --master a.example:7100
+  arborcast tui -v 2> tui.log";
+
 /// Publish to and receive from a tree of arborcast nodes.
 #[derive(Parser)]
 #[command(name = "arborcast", version, after_help = EXAMPLES)]
@@ -111,6 +125,15 @@ enum Command {
     /// Register a username.
     #[command(after_help = REGISTER_EXAMPLES)]
     Register,
+    /// Watch and send activities on a full terminal screen.
+    #[command(after_help = TUI_EXAMPLES)]
+    Tui,
+}
+
+impl Command {
+    fn has_the_screen(&self) -> bool {
+        matches!(self, Self::Tui)
+    }
 }
 
 /// Everything the command does, up to its exit code.
@@ -119,7 +142,11 @@ pub(crate) fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(ended) => ended.exit(),
     };
-    start_logging(cli.args.verbose);
+    // Log lines would stand in the middle of what is drawn.
+    let is_hidden = cli.command.as_ref().is_some_and(Command::has_the_screen) && io::stderr().is_terminal();
+    if !is_hidden {
+        start_logging(cli.args.verbose);
+    }
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => return Failure::Runtime(cause).report(),
@@ -153,6 +180,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
         Some(Command::Register) => register::run(&cli.args).await,
+        Some(Command::Tui) => tui::run(&cli.args).await,
         None => interactive::run(&cli.args).await,
     }
 }
@@ -161,8 +189,8 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 fn start_logging(verbose: bool) {
     let by_flag = if verbose { "arborcast=debug,arborcast_client=debug" } else { "off" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(by_flag));
-    let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(is_terminal).init();
+    let is_terminal = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(is_terminal).init();
 }
 
 #[cfg(test)]

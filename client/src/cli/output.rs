@@ -40,16 +40,23 @@ pub(crate) async fn print(mut subscriber: Subscriber, limit: Option<usize>) -> R
 
 /// Says on standard error what has happened to the session, in one line. Activities are nothing to be said.
 pub(crate) fn say_event(event: &Event) {
+    if let Some(words) = event_in_words(event) {
+        say(words);
+    }
+}
+
+/// What has happened to the session, in one line. Activities are nothing to be said.
+pub(crate) fn event_in_words(event: &Event) -> Option<String> {
     match event {
-        Event::Activities(_) => {}
-        Event::Lost { error, .. } => say(format_args!("{error}; looking for another server")),
+        Event::Activities(_) => None,
+        Event::Lost { error, .. } => Some(format!("{error}; looking for another server")),
         Event::Reconnected { server, after, is_resumed } => {
             let missing = if *is_resumed { "" } else { "; what others published meanwhile may be missing" };
-            say(format_args!("back at {server} after {:.1} s{missing}", after.as_secs_f64()));
+            Some(format!("back at {server} after {:.1} s{missing}", after.as_secs_f64()))
         }
         Event::Gap { origin, missing } => {
             let origin = origin.replace(char::is_control, "\u{fffd}");
-            say(format_args!("a gap: at least {missing} activities that entered the tree at {origin} are lost"));
+            Some(format!("a gap: at least {missing} activities that entered the tree at {origin} are lost"))
         }
     }
 }

@@ -1,0 +1,10 @@
+//! What `tui` and `top` have in common: the screen, given back however they end, and what may stand on it.
+//!
+//! - `screen`: the terminal, its keys, and the signals.
+//! - Pure: `line` (what is being typed), `text` (whatever comes from outside as it may be shown).
+
+pub(crate) mod line;
+mod screen;
+pub(crate) mod text;
+
+pub(crate) use screen::{Input, Screen};
