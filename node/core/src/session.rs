@@ -23,7 +23,7 @@ pub(crate) struct Session {
     /// What it logged in with; `anonymous` needs none.
     secret: Option<Secret>,
     /// If it is an extended session.
-    pub(crate) extended: Option<ExtendedSession>,
+    pub(crate) extended: Option<Box<ExtendedSession>>,
     /// It gets activities.
     pub(crate) is_subscribed: bool,
 }
@@ -181,7 +181,7 @@ impl Node {
         let info = format!("logged in as user {}", quote(&username));
         let (session, have) = resume.filter(|_| self.relay.is_some()).map(|it| (it.session, it.have)).unzip();
         let have = have.flatten();
-        let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
+        let extended = session.map(|id| Box::new(ExtendedSession::new(id, have.is_some())));
         entry.role = Role::Client(Session { username, secret, extended, is_subscribed: false });
         self.sessions += 1;
         self.timers.stop(&Timer::Identify(connection));
