@@ -51,7 +51,12 @@ pub(crate) enum Inbound {
     /// Something that the core asked for and that takes a while is done.
     Answered(Event),
     /// Lines came.
-    Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
+    Lines {
+        connection: ConnectionId,
+        lines: Vec<ReceivedLine>,
+        /// Of the few that the connection has here at one time.
+        turn: Option<OwnedSemaphorePermit>,
+    },
     /// A connection ended by itself.
     Ended { connection: ConnectionId, reason: CloseReason },
 }
@@ -141,6 +146,7 @@ impl Driver {
                 _ = inbox.recv_many(&mut batches, BATCHES_AT_ONCE) => {}
                 () = sleep_until(deadline) => {}
             }
+            let is_busy = batches.len() > 1;
             for inbound in batches.drain(..) {
                 self.on_inbound(inbound);
                 if self.unpublished_bytes() > MAX_DRAFT_BYTES {
@@ -153,6 +159,10 @@ impl Driver {
                 self.handle(Event::DeadlinePassed);
             }
             self.send_out().await;
+            if is_busy {
+                // There is always more, and the readers and listeners that wait for this thread would wait for long.
+                tokio::task::yield_now().await;
+            }
         }
         self.handle(Event::Stop);
         self.send_out().await;
@@ -178,10 +188,13 @@ impl Driver {
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
             Inbound::Drain => self.handle(Event::Drain),
             Inbound::Answered(event) => self.handle(event),
-            Inbound::Lines { connection, lines } => {
+            Inbound::Lines { connection, lines, turn } => {
+                // One look at the clock for all: handling them takes less than a millisecond.
+                let now = Instant::now();
                 for line in lines {
-                    self.handle(Event::Received { connection, line });
+                    self.handle_at(now, Event::Received { connection, line });
                 }
+                drop(turn);
             }
             Inbound::Ended { connection, reason } => {
                 self.handle(Event::Closed { connection, reason });
@@ -215,8 +228,12 @@ impl Driver {
     }
 
     fn handle(&mut self, event: Event) {
+        self.handle_at(Instant::now(), event);
+    }
+
+    fn handle_at(&mut self, now: Instant, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.core.handle(Instant::now(), event, &mut actions);
+        self.core.handle(now, event, &mut actions);
         for action in actions.drain(..) {
             self.carry_out(action);
         }
