@@ -34,7 +34,7 @@ impl Node {
             }
         }
         if let Some(entry) = self.connections.get_mut(&connection) {
-            entry.role = Role::Applicant(applicant.clone());
+            entry.role = Role::Applicant(Box::new(applicant.clone()));
         }
         self.timers.stop(&Timer::Identify(connection));
         if let Some(reason) = refused {
@@ -185,7 +185,7 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let waiting = self.connections.iter().find_map(|(connection, entry)| match &entry.role {
-            Role::Applicant(applicant) if applicant.request == *request => Some((*connection, applicant.clone())),
+            Role::Applicant(applicant) if applicant.request == *request => Some((*connection, (**applicant).clone())),
             _ => None,
         });
         let Some((connection, applicant)) = waiting else { return };
@@ -225,7 +225,7 @@ impl Node {
     /// comes twice finds nobody waiting.
     pub(crate) fn ask_again_for_applicants(&mut self, now: Instant, out: &mut Vec<Action>) {
         let waiting = self.connections.values().filter_map(|entry| match &entry.role {
-            Role::Applicant(applicant) => Some(applicant.clone()),
+            Role::Applicant(applicant) => Some((**applicant).clone()),
             _ => None,
         });
         for applicant in waiting.collect::<Vec<_>>() {

@@ -76,7 +76,7 @@ impl Node {
         let Some(entry) = self.connections.get_mut(&connection) else { return };
         info!(%connection, to_parent = link.is_to_parent, extended = link.is_extended, "link up");
         let is_extended = link.is_extended;
-        entry.role = Role::Link(link);
+        entry.role = Role::Link(Box::new(link));
         let hold = entry.hold.take();
         self.release(connection, hold);
         self.timers.stop(&Timer::Identify(connection));
@@ -221,7 +221,7 @@ impl Node {
             }
             Message::ActivityBroadcast { activity, .. } if self.relay.is_some() => {
                 self.counters.activities_from_servers += 1;
-                self.take_in(now, Some(connection), &Payload::Forwarded(&activity), out);
+                self.take_in(now, Some(connection), None, &Payload::Forwarded(&activity), out);
             }
             Message::ActivityBroadcast { .. } => {
                 self.counters.activities_from_servers += 1;

@@ -84,14 +84,15 @@ pub(crate) struct Connection {
     waiting_bytes: usize,
 }
 
-/// Who a connection is (protocol, Who a connection is). It changes once at most.
+/// Who a connection is (protocol, Who a connection is). It changes once at most. Nearly all are clients, so what others
+/// have more of stands elsewhere.
 #[derive(Debug)]
 pub(crate) enum Role {
     Unidentified,
     Client(Session),
-    Link(Link),
+    Link(Box<Link>),
     /// Another extended node that wants to be our child, while its request climbs to the root.
-    Applicant(Applicant),
+    Applicant(Box<Applicant>),
     /// Our own connection to a candidate, until it accepts us.
     Applying,
     /// Our own connection to the preferred parent, to ask whether it would accept us.

@@ -87,12 +87,12 @@ impl Node {
         }
         let turn =
             publication.as_ref().map(|publication| (publication.number, self.turn_of(connection, publication.number)));
-        let payload = Payload::Authored { activity, username, publication };
+        let payload = Payload::Authored { activity, username };
         match turn {
-            None => drop(self.take_in(now, None, &payload, out)),
+            None => drop(self.take_in(now, None, None, &payload, out)),
             Some((number, Turn::Early)) => self.hold_back(now, connection, number, submission),
             Some((number, Turn::Next)) => {
-                let name = self.take_in(now, None, &payload, out);
+                let name = self.take_in(now, None, publication, &payload, out);
                 self.await_acknowledgement(now, connection, number, name)?;
             }
             Some((number, Turn::Seen(name))) => self.await_acknowledgement(now, connection, number, Some(name))?,
@@ -114,14 +114,14 @@ impl Node {
 
     fn extended_session(&self, connection: ConnectionId) -> Option<&ExtendedSession> {
         match &self.connections.get(&connection)?.role {
-            Role::Client(session) => session.extended.as_ref(),
+            Role::Client(session) => session.extended.as_deref(),
             _ => None,
         }
     }
 
     fn extended_session_mut(&mut self, connection: ConnectionId) -> Option<&mut ExtendedSession> {
         match &mut self.connections.get_mut(&connection)?.role {
-            Role::Client(session) => session.extended.as_mut(),
+            Role::Client(session) => session.extended.as_deref_mut(),
             _ => None,
         }
     }

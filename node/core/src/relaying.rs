@@ -116,7 +116,7 @@ impl Exchange {
 /// What is taken.
 pub(crate) enum Payload<'a> {
     /// From a client of this node, to be stamped with the author's name.
-    Authored { activity: &'a Activity, username: &'a str, publication: Option<PublicationId> },
+    Authored { activity: &'a Activity, username: &'a str },
     /// From another server, to be passed on as it is.
     Forwarded(&'a Activity),
 }
@@ -166,7 +166,7 @@ impl Relay {
         }
         let head = put_broadcast_head(&mut self.composer, &tag);
         match payload {
-            Payload::Authored { activity, username, .. } => {
+            Payload::Authored { activity, username } => {
                 activity.write_authenticated_member(username, &mut self.composer);
             }
             Payload::Forwarded(activity) => activity.write_member(&mut self.composer),
@@ -336,14 +336,11 @@ impl Node {
         &mut self,
         now: Instant,
         from: Option<ConnectionId>,
+        publication: Option<PublicationId>,
         payload: &Payload<'_>,
         out: &mut Vec<Action>,
     ) -> Option<(OriginIndex, u64)> {
         let relay = self.relay.as_mut()?;
-        let publication = match payload {
-            Payload::Authored { publication, .. } => publication.clone(),
-            Payload::Forwarded(_) => None,
-        };
         let tag = relay.own_name(publication)?;
         let seq = tag.seq;
         Some((relay.take(now, from.into(), tag, payload, out), seq))

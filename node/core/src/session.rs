@@ -23,7 +23,7 @@ pub(crate) struct Session {
     /// What it logged in with; `anonymous` needs none.
     secret: Option<Secret>,
     /// If it is an extended session.
-    pub(crate) extended: Option<ExtendedSession>,
+    pub(crate) extended: Option<Box<ExtendedSession>>,
     /// It gets activities.
     pub(crate) is_subscribed: bool,
 }
@@ -186,7 +186,7 @@ impl Node {
         let have = have.flatten();
         let proof = self.proof_for(&username, secret.as_ref());
         let Some(entry) = self.connections.get_mut(&connection) else { return };
-        let extended = session.map(|id| ExtendedSession::new(id, have.is_some()));
+        let extended = session.map(|id| Box::new(ExtendedSession::new(id, have.is_some())));
         entry.role = Role::Client(Session { username, secret, extended, is_subscribed: false });
         self.sessions += 1;
         self.counters.logins += 1;

@@ -54,7 +54,12 @@ pub(crate) enum Inbound {
     /// Somebody asks how the node is.
     Inspected { answer: oneshot::Sender<Status> },
     /// Lines came.
-    Lines { connection: ConnectionId, lines: Vec<ReceivedLine> },
+    Lines {
+        connection: ConnectionId,
+        lines: Vec<ReceivedLine>,
+        /// Of the few that the connection has here at one time.
+        turn: Option<OwnedSemaphorePermit>,
+    },
     /// A connection ended by itself.
     Ended { connection: ConnectionId, reason: CloseReason },
 }
@@ -148,6 +153,7 @@ impl Driver {
                 _ = inbox.recv_many(&mut batches, BATCHES_AT_ONCE) => {}
                 () = sleep_until(deadline) => {}
             }
+            let is_busy = batches.len() > 1;
             for inbound in batches.drain(..) {
                 self.on_inbound(inbound);
                 if self.unpublished_bytes() > MAX_DRAFT_BYTES {
@@ -160,6 +166,10 @@ impl Driver {
                 self.handle(Event::DeadlinePassed);
             }
             self.send_out().await;
+            if is_busy {
+                // There is always more, and the readers and listeners that wait for this thread would wait for long.
+                tokio::task::yield_now().await;
+            }
         }
         self.handle(Event::Stop);
         self.send_out().await;
@@ -187,10 +197,13 @@ impl Driver {
             // Whoever asked may have gone.
             Inbound::Inspected { answer } => drop(answer.send(self.core.status())),
             Inbound::Answered(event) => self.handle(event),
-            Inbound::Lines { connection, lines } => {
+            Inbound::Lines { connection, lines, turn } => {
+                // One look at the clock for all: handling them takes less than a millisecond.
+                let now = Instant::now();
                 for line in lines {
-                    self.handle(Event::Received { connection, line });
+                    self.handle_at(now, Event::Received { connection, line });
                 }
+                drop(turn);
             }
             Inbound::Ended { connection, reason } => {
                 self.handle(Event::Closed { connection, reason });
@@ -225,8 +238,12 @@ impl Driver {
     }
 
     fn handle(&mut self, event: Event) {
+        self.handle_at(Instant::now(), event);
+    }
+
+    fn handle_at(&mut self, now: Instant, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
-        self.core.handle(Instant::now(), event, &mut actions);
+        self.core.handle(now, event, &mut actions);
         for action in actions.drain(..) {
             self.carry_out(action);
         }

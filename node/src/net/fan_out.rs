@@ -22,6 +22,10 @@ use crate::settings::FLUSH_TIMEOUT;
 /// Batches of commands that may wait for one task; the driver waits for room.
 const COMMAND_BATCHES: usize = 16;
 
+/// Bytes that are written before other tasks, and who was just spoken to, have their turn. Writing that much takes a
+/// fraction of a millisecond.
+const TURN_BYTES: usize = 1 << 20;
+
 /// How often late readers are looked at while publishers may be waiting for them.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -95,7 +99,8 @@ pub(super) struct FanOut {
     /// Bytes written in this pass.
     written: u64,
     max_waiting_bytes: usize,
-    served: HashMap<ConnectionId, Served>,
+    /// Boxed, since a table has room for twice as many as are in it.
+    served: HashMap<ConnectionId, Box<Served>>,
     ready: Arc<Ready>,
     /// Up to where everyone who could be was served.
     until: PerForm<Position>,
@@ -150,7 +155,7 @@ impl FanOut {
                 }
                 () = sleep_until(next_look) => None,
             };
-            self.pass(first);
+            self.pass(first).await;
             // Writing never waits, so the task has to give way by itself.
             tokio::task::yield_now().await;
         }
@@ -164,26 +169,35 @@ impl FanOut {
     }
 
     /// Serves once everyone who has something to get.
-    fn pass(&mut self, first: Option<Vec<(ConnectionId, Command)>>) {
+    async fn pass(&mut self, first: Option<Vec<(ConnectionId, Command)>>) {
         // The end is looked at before the commands are: what was published later than that may stand behind a command
         // that is not here yet.
         let ends = self.logs.ends();
-        let now = Instant::now();
+        let mut now = Instant::now();
         self.turn.clear();
         if let Some(batch) = first {
             self.apply(batch, now);
         }
-        while let Ok(batch) = self.commands.try_recv() {
-            self.apply(batch, now);
-        }
+        self.apply_waiting(now);
         self.take_ready();
         if ends != self.until {
             self.until = ends;
             self.turn.extend(self.served.keys());
         }
-        let mut turn = std::mem::take(&mut self.turn);
+        let (mut turn, mut spoken_to) = (std::mem::take(&mut self.turn), Vec::new());
+        let mut written = 0;
         for connection in turn.drain(..) {
-            self.serve(connection, now);
+            written += self.serve(connection, now);
+            if written >= TURN_BYTES {
+                written = 0;
+                tokio::task::yield_now().await;
+                now = Instant::now();
+                self.apply_waiting(now);
+                std::mem::swap(&mut self.turn, &mut spoken_to);
+                for connection in spoken_to.drain(..) {
+                    written += self.serve(connection, now);
+                }
+            }
         }
         self.turn = turn;
         self.traffic.sent_bytes.add(std::mem::take(&mut self.written));
@@ -191,11 +205,17 @@ impl FanOut {
         self.report(now);
     }
 
+    fn apply_waiting(&mut self, now: Instant) {
+        while let Ok(batch) = self.commands.try_recv() {
+            self.apply(batch, now);
+        }
+    }
+
     fn apply(&mut self, batch: Vec<(ConnectionId, Command)>, now: Instant) {
         for (connection, command) in batch {
             if let Command::Attach(writer) = command {
                 let waker = Arc::new(ReadyWaker { connection, ready: Arc::clone(&self.ready) }).into();
-                self.served.insert(connection, Served { writer: *writer, waker, blocked: false });
+                self.served.insert(connection, Box::new(Served { writer: *writer, waker, blocked: false }));
                 continue;
             }
             // It may have failed meanwhile; then the core is about to hear of it.
@@ -230,12 +250,11 @@ impl FanOut {
         }
     }
 
-    fn serve(&mut self, connection: ConnectionId, now: Instant) {
-        let Some(served) = self.served.get_mut(&connection).filter(|served| !served.blocked) else { return };
-        let mut cx = Context::from_waker(&served.waker);
-        let outcome = served.writer.poll_write(&mut cx, &self.logs, &self.until, now, &mut self.pieces);
-        self.written += served.writer.take_written();
-        match outcome {
+    /// Writes what there is for one connection; returns how many bytes that was.
+    fn serve(&mut self, connection: ConnectionId, now: Instant) -> usize {
+        let Some(served) = self.served.get_mut(&connection).filter(|served| !served.blocked) else { return 0 };
+        let (mut cx, mut bytes) = (Context::from_waker(&served.waker), 0);
+        match served.writer.poll_write(&mut cx, &self.logs, &self.until, now, &mut self.pieces, &mut bytes) {
             Ok(Progress::CaughtUp) => {}
             Ok(Progress::Blocked) => served.blocked = true,
             Ok(Progress::Yielded) => served.waker.wake_by_ref(),
@@ -243,6 +262,8 @@ impl FanOut {
             Err(reason) => self.drop_failed(connection, reason),
         }
         self.pieces.clear();
+        self.written += bytes as u64;
+        bytes
     }
 
     fn drop_failed(&mut self, connection: ConnectionId, reason: CloseReason) {

@@ -93,6 +93,11 @@ impl Pace {
 pub(super) struct Gate(watch::Receiver<bool>);
 
 impl Gate {
+    /// Whether publishers may go on at this moment.
+    pub(super) fn is_open(&self) -> bool {
+        *self.0.borrow()
+    }
+
     /// Waits until publishers may go on. The fan-out looks again all the time while they may not.
     pub(super) async fn open(&mut self) {
         // An error means that the node is gone, and then nothing matters here.

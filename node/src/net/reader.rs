@@ -1,14 +1,17 @@
 //! One connection's receiving side: bytes to lines, lines to the driver.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_core::{CloseReason, ConnectionId, ReceivedLine};
 use arborcast_proto::wire::{LineDecoder, Message, WireError};
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncReadExt as _, sink};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::io::sink;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::Inbound;
@@ -19,11 +22,15 @@ use super::transport::ReadHalf;
 use super::writer::Ending;
 use crate::settings::{LINGER_TIMEOUT, STOP_LINGER_TIMEOUT};
 
-/// What a quiet connection keeps ready for the next bytes; the buffer grows with what comes.
+/// What is ready for the first bytes after a silence; the buffer grows with what comes.
 const MIN_READ_BYTES: usize = 512;
 
 /// Most that is read at once, so that one busy peer takes turns with the others.
 const MAX_READ_BYTES: usize = 64 << 10;
+
+/// Batches of one connection that may wait for the driver. With one more it is never idle; with many, whoever comes
+/// would have to wait behind all that one busy publisher has sent already.
+const MAX_WAITING_BATCHES: usize = 2;
 
 /// The longest that one batch of activities is held back so that readers can keep up.
 const MAX_PACE: Duration = Duration::from_millis(200);
@@ -58,7 +65,8 @@ impl Reader {
             let _ = self.inbox.send(Inbound::Ended { connection: self.connection, reason }).await;
         }
         if !matches!(ended, Some(CloseReason::PeerClosed | CloseReason::Failed)) {
-            self.linger().await;
+            // Apart, since all connections would have to make room for it from the beginning.
+            Box::pin(self.linger()).await;
         }
         drop(self.slot);
     }
@@ -68,9 +76,9 @@ impl Reader {
     async fn deliver(&mut self) -> CloseReason {
         let mut decoder = LineDecoder::new(self.max_line);
         let mut read_bytes = MIN_READ_BYTES;
+        let mut turns = None;
         loop {
-            decoder.buffer_mut().reserve(read_bytes);
-            let outcome = self.half.read_buf(decoder.buffer_mut()).await;
+            let outcome = self.read(&mut decoder, read_bytes).await;
             self.traffic.received_bytes.add(outcome.as_ref().map_or(0, |read| *read as u64));
             match outcome {
                 Ok(0) => return CloseReason::PeerClosed,
@@ -85,23 +93,37 @@ impl Reader {
             }
             let is_valid = lines.last().is_none_or(|line| line.message.is_ok());
             if !lines.is_empty() {
+                let mut turn = None;
                 if lines.iter().any(is_activity) {
-                    // Not for long: behind the activities of a link come the signs that its other end lives.
-                    let _ = tokio::time::timeout(MAX_PACE, self.gate.open()).await;
+                    if !self.gate.is_open() {
+                        // Not for long: behind the activities of a link come the signs that its other end lives.
+                        let _ = Box::pin(tokio::time::timeout(MAX_PACE, self.gate.open())).await;
+                    }
+                    let turns = turns.get_or_insert_with(|| Arc::new(Semaphore::new(MAX_WAITING_BATCHES)));
+                    // It is never closed.
+                    turn = Arc::clone(turns).acquire_owned().await.ok();
                 }
-                let inbound = Inbound::Lines { connection: self.connection, lines };
-                if self.inbox.send(inbound).await.is_err() {
-                    return CloseReason::Stopping;
-                }
+                let Ok(room) = self.inbox.reserve().await else { return CloseReason::Stopping };
+                room.send(Inbound::Lines { connection: self.connection, lines, turn });
             }
             if !is_valid {
                 std::future::pending::<()>().await;
             }
-            if decoder.pending() == 0 {
-                // A quiet connection must not keep the buffer of its last burst.
+        }
+    }
+
+    /// Reads once. While nothing comes a connection that is not within a line keeps no buffer, neither a new one nor that
+    /// of its last burst.
+    async fn read(&mut self, decoder: &mut LineDecoder, read_bytes: usize) -> io::Result<usize> {
+        poll_fn(|cx| {
+            decoder.buffer_mut().reserve(read_bytes);
+            let read = poll_read_buf(Pin::new(&mut self.half), cx, decoder.buffer_mut());
+            if read.is_pending() && decoder.pending() == 0 {
                 *decoder.buffer_mut() = BytesMut::new();
             }
-        }
+            read
+        })
+        .await
     }
 
     /// Reads and throws away what the peer still sends, so that our last words arrive; bounded in time.

@@ -12,7 +12,7 @@ use arborcast_core::relay::{Cursor, Piece, Position};
 use arborcast_core::{CloseReason, ConnectionId, Form};
 use bytes::{Buf as _, Bytes};
 use tokio::io::AsyncWrite as _;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::Notify;
 
 use super::broadcast_log::{BroadcastLogs, PerForm};
 use super::transport::WriteHalf;
@@ -24,18 +24,25 @@ const MAX_PIECES: usize = 64;
 const MAX_WRITE_BYTES: usize = 256 << 10;
 
 /// Writes before another connection's turn.
-const MAX_WRITES: usize = 8;
+const MAX_WRITES: usize = 2;
 
 /// What a connection's reader, its writer and the driver tell each other: that it is to end, and who it is.
 pub(super) struct Ending {
-    token: CancellationToken,
+    has_begun: AtomicBool,
+    /// For the reader, the only one that waits.
+    begun: Notify,
     reason: OnceLock<CloseReason>,
     is_link: AtomicBool,
 }
 
 impl Ending {
     pub(super) fn new() -> Self {
-        Self { token: CancellationToken::new(), reason: OnceLock::new(), is_link: AtomicBool::new(false) }
+        Self {
+            has_begun: AtomicBool::new(false),
+            begun: Notify::new(),
+            reason: OnceLock::new(),
+            is_link: AtomicBool::new(false),
+        }
     }
 
     /// The connection is a link to another server.
@@ -49,17 +56,20 @@ impl Ending {
 
     /// The core has closed the connection.
     pub(super) fn begin(&self) {
-        self.token.cancel();
+        self.has_begun.store(true, Ordering::Release);
+        self.begun.notify_one();
     }
 
     /// The writer can't go on, and the core does not know yet.
     pub(super) fn fail(&self, reason: CloseReason) {
         let _ = self.reason.set(reason);
-        self.token.cancel();
+        self.begin();
     }
 
     pub(super) async fn begun(&self) {
-        self.token.cancelled().await;
+        while !self.has_begun.load(Ordering::Acquire) {
+            self.begun.notified().await;
+        }
     }
 
     /// What the core has to be told, if it was not the core that ended the connection.
@@ -106,8 +116,6 @@ pub(super) struct Writer {
     finish_after: Option<Position>,
     /// When the socket last took something.
     moved: Instant,
-    /// Bytes that it took and that are not counted yet.
-    written: u64,
 }
 
 impl Writer {
@@ -122,7 +130,6 @@ impl Writer {
             own_bytes: 0,
             finish_after: None,
             moved: now,
-            written: 0,
         }
     }
 
@@ -169,11 +176,6 @@ impl Writer {
         self.ending.fail(reason);
     }
 
-    /// How many bytes the socket took since this was asked last.
-    pub(super) fn take_written(&mut self) -> u64 {
-        std::mem::take(&mut self.written)
-    }
-
     /// For [`Tally::count`](super::pace::Tally::count): how far behind `end` a subscriber is, for how long it has not
     /// moved, and whether it is a link.
     pub(super) fn lag(&self, end: &PerForm<Position>, now: Instant) -> Option<(u64, Duration, bool)> {
@@ -193,7 +195,7 @@ impl Writer {
             || self.own.front().is_some_and(|(_, piece)| is_gone(piece))
     }
 
-    /// Writes what there is up to `until`, as far as the socket takes it.
+    /// Writes what there is up to `until`, as far as the socket takes it, and adds how much that was to `bytes`.
     ///
     /// # Errors
     /// The reason to close the connection for: the socket failed, or the log has run away.
@@ -204,6 +206,7 @@ impl Writer {
         until: &PerForm<Position>,
         now: Instant,
         pieces: &mut Vec<Bytes>,
+        bytes: &mut usize,
     ) -> Result<Progress, CloseReason> {
         let until = *until.of(self.form);
         for _ in 0..MAX_WRITES {
@@ -223,7 +226,7 @@ impl Writer {
                 Poll::Ready(Ok(written)) => written,
             };
             self.moved = now;
-            self.written += written as u64;
+            *bytes += written;
             if are_own {
                 self.consume_own(written);
             } else if let Some(cursor) = &mut self.cursor {
@@ -400,7 +403,7 @@ mod tests {
             let mut cx = Context::from_waker(Waker::noop());
             loop {
                 let until = self.logs.ends();
-                match self.writer.poll_write(&mut cx, &self.logs, &until, Instant::now(), &mut Vec::new()) {
+                match self.writer.poll_write(&mut cx, &self.logs, &until, Instant::now(), &mut Vec::new(), &mut 0) {
                     Ok(Progress::Yielded) => {}
                     other => return other,
                 }

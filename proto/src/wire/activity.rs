@@ -3,15 +3,16 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use memchr::memmem;
+use memchr::memmem::Finder;
 use serde::de::{Deserializer as _, Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::error::WireError;
 use super::limits::MAX_DEPTH;
-use super::message::{ACTIVITY_KEY, PLAIN_BROADCAST_HEAD};
+use super::message::{ACTIVITY_KEY, PLAIN_BROADCAST_HEAD, put_string};
 
 /// The key that a server sets on every activity it takes in from a client.
 const AUTHENTICATED_USER: &str = "authenticated_user";
@@ -101,7 +102,9 @@ impl Activity {
     /// A quick no for nearly all activities: without the word itself and without an escape that could spell it, the key
     /// can't be there.
     fn may_name_its_author(&self) -> bool {
-        memchr::memchr(b'\\', &self.0).is_some() || memmem::find(&self.0, AUTHENTICATED_USER.as_bytes()).is_some()
+        // Made once: that takes longer than looking through an activity of ordinary length.
+        static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(AUTHENTICATED_USER));
+        memchr::memchr(b'\\', &self.0).is_some() || FINDER.find(&self.0).is_some()
     }
 
     /// Puts the author in the place of the first old one, and leaves further old ones out; every other byte stays.
@@ -192,12 +195,6 @@ fn members(object: &[u8]) -> Result<Vec<Member<'_>>, serde_json::Error> {
 /// A key, borrowed where it holds no escape.
 #[derive(serde::Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Writes a JSON string.
-fn put_string(text: &str, out: &mut BytesMut) {
-    // Writing a string to memory cannot fail; were it to, the line would be cut short and refused by its receiver.
-    let _ = serde_json::to_writer(out.writer(), text);
-}
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use super::activity::Activity;
 use super::error::WireError;
 use super::limits::{MAX_DEPTH, quote};
+use super::quick;
 use super::relay::{Have, Origin, PublicationId, RelayTag, Resume, session_id};
 use super::secret::Secret;
 use super::users::{Denial, RegistrationId, UserRecord};
@@ -470,6 +471,14 @@ impl Message {
                 });
             }
         }
+        if let Some(message) = quick::parse(text, line).filter(|_| !is_deeper_than(MAX_DEPTH, line)) {
+            return Ok(message);
+        }
+        Self::parse_any(text, line)
+    }
+
+    /// Reads an object, whatever its form.
+    fn parse_any(text: &str, line: &Bytes) -> Result<Self, WireError> {
         let fields = Fields::read(text)?;
         let command = fields.command()?;
         if !matches!(&*command, "INVALID_MESSAGE" | "AUTHENTICATION_FAIL") {
@@ -571,7 +580,10 @@ impl Message {
         let mut out = BytesMut::with_capacity(128);
         match self {
             Self::ActivityBroadcast { relay, activity } => {
-                put_head(&mut out, &BroadcastHead::new(relay.as_ref()));
+                match relay {
+                    Some(relay) => drop(put_broadcast_head(&mut out, relay)),
+                    None => out.put_slice(PLAIN_BROADCAST_HEAD),
+                }
                 put_activity(&mut out, activity);
             }
             Self::ActivityMessage { username, secret, number, activity } => {
@@ -598,39 +610,22 @@ struct MessageHead<'a> {
     number: Option<u64>,
 }
 
-/// The same of ACTIVITY_BROADCAST.
-#[derive(Serialize)]
-struct BroadcastHead<'a> {
-    command: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    origin: Option<&'a Origin>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    session: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    number: Option<u64>,
-}
-
-impl<'a> BroadcastHead<'a> {
-    fn new(relay: Option<&'a RelayTag>) -> Self {
-        let publication = relay.and_then(|tag| tag.publication.as_ref());
-        Self {
-            command: "ACTIVITY_BROADCAST",
-            origin: relay.map(|tag| &tag.origin),
-            seq: relay.map(|tag| tag.seq),
-            session: publication.map(|publication| &*publication.session),
-            number: publication.map(|publication| publication.number),
-        }
-    }
-}
-
 /// Appends everything of an ACTIVITY_BROADCAST line up to its activity, which must follow, and after it `}` and `\n`.
 /// Returns the length of what it appended, without the field name `activity` and what is around it: the rest of the line,
 /// put behind [`PLAIN_BROADCAST_HEAD`], is the same activity in the plain form.
 pub fn put_broadcast_head(out: &mut BytesMut, relay: &RelayTag) -> usize {
     let before = out.len();
-    put_head(out, &BroadcastHead::new(Some(relay)));
+    out.put_slice(PLAIN_BROADCAST_HEAD);
+    out.put_slice(b",\"origin\":");
+    put_origin(&relay.origin, out);
+    out.put_slice(b",\"seq\":");
+    put_number(relay.seq, out);
+    if let Some(PublicationId { session, number }) = &relay.publication {
+        out.put_slice(b",\"session\":");
+        put_string(session, out);
+        out.put_slice(b",\"number\":");
+        put_number(*number, out);
+    }
     out.len() - before
 }
 
@@ -642,6 +637,39 @@ fn put_head(out: &mut BytesMut, head: &impl Serialize) {
     // Serialising strings and integers into memory has no way to fail.
     drop(serde_json::to_writer((&mut *out).writer(), head));
     out.truncate(out.len().saturating_sub(1));
+}
+
+fn put_origin(origin: &Origin, out: &mut BytesMut) {
+    if needs_escapes(&origin.id) {
+        // As above.
+        return drop(serde_json::to_writer(out.writer(), origin));
+    }
+    out.put_u8(b'"');
+    put_number(origin.incarnation, out);
+    out.put_u8(b'/');
+    out.put_slice(origin.id.as_bytes());
+    out.put_u8(b'"');
+}
+
+fn put_number(number: u64, out: &mut BytesMut) {
+    // As above.
+    drop(serde_json::to_writer(out.writer(), &number));
+}
+
+/// Appends a JSON string.
+pub(super) fn put_string(text: &str, out: &mut BytesMut) {
+    if needs_escapes(text) {
+        // As above; were it to fail, the line would be cut short and refused by its receiver.
+        return drop(serde_json::to_writer(out.writer(), text));
+    }
+    out.put_u8(b'"');
+    out.put_slice(text.as_bytes());
+    out.put_u8(b'"');
+}
+
+/// Nearly no name does, and then its bytes are what stands in JSON.
+fn needs_escapes(text: &str) -> bool {
+    text.bytes().any(|byte| byte < b' ' || byte == b'"' || byte == b'\\')
 }
 
 fn put_activity(out: &mut BytesMut, activity: &Activity) {
@@ -1116,6 +1144,7 @@ impl Of<'_> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::sample::{Index, select};
 
     use super::*;
 
@@ -1159,6 +1188,94 @@ mod tests {
     fn position() -> TreePosition {
         let key = FragmentKey { reign: Reign::Settled(0), root: "n0".into() };
         TreePosition { key, path: vec!["n0".into(), "n1".into()] }
+    }
+
+    /// Pieces of activities, from which both valid and invalid ones are made, usual and unusual.
+    const PIECES: [&str; 29] = [
+        r#"{"command":"ACTIVITY_MESSAGE","username":""#,
+        r#"{"command":"ACTIVITY_BROADCAST""#,
+        r#"{"command": "ACTIVITY_MESSAGE""#,
+        "anonymous\"",
+        "aaron\"",
+        r#","secret":"s3""#,
+        r#","secret":null"#,
+        r#","number":3"#,
+        r#","number":0"#,
+        r#","number":03"#,
+        r#","number":3.0"#,
+        r#","number":99999999999999999999"#,
+        r#","origin":"5/n1""#,
+        r#","origin":"n1""#,
+        r#","origin":"5/n\u0031""#,
+        r#","seq":17"#,
+        r#","seq":0"#,
+        r#","session":"s","number":3"#,
+        r#","session":"","number":3"#,
+        r#","username":"x""#,
+        r#","activity":{"n":1.0}"#,
+        r#","activity": {"a":{"b":["}"]}} "#,
+        r#","activity":{"\ud800":1}"#,
+        r#","activity":{"a":1e}"#,
+        r#","activity":[]"#,
+        r#","activity":{}}"#,
+        "}",
+        " ",
+        "\\",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn the_quick_way_reads_what_the_long_way_reads(
+            head in select(&PIECES[..3]),
+            name in select(&["anonymous\"", "aaron\"", "", "a\\n\"", "ü\""][..]),
+            pieces in prop::collection::vec(select(&PIECES[5..]), 0..5),
+            activity in select(&PIECES[20..26]),
+            cut in prop::option::weighted(0.1, any::<Index>()),
+        ) {
+            let mut line = [head, name, &pieces.concat(), activity, "}"].concat();
+            if let Some(cut) = cut {
+                let at = cut.index(line.len());
+                if line.is_char_boundary(at) && line.is_char_boundary(at + 1) {
+                    line.remove(at);
+                }
+            }
+            let bytes = Bytes::from(line);
+            let text = std::str::from_utf8(&bytes).unwrap();
+            if let Some(message) = quick::parse(text, &bytes) {
+                prop_assert_eq!(Message::parse_any(text, &bytes), Ok(message));
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_forms_are_read_the_quick_way() {
+        for line in [
+            r#"{"command":"ACTIVITY_MESSAGE","username":"anonymous","activity":{"n":1.0}}"#,
+            r#"{"command":"ACTIVITY_MESSAGE","username":"aaron","secret":"s3","number":3,"activity":{}}"#,
+            r#"{"command":"ACTIVITY_BROADCAST","activity":{"n":"}"}}"#,
+            r#"{"command":"ACTIVITY_BROADCAST","origin":"5/n1","seq":17,"activity":{}}"#,
+            r#"{"command":"ACTIVITY_BROADCAST","origin":"5/n1","seq":17,"session":"s","number":3,"activity":{}}"#,
+        ] {
+            let bytes = Bytes::from(line);
+            let message = quick::parse(line, &bytes).unwrap();
+            assert_eq!(message.to_line(), format!("{line}\n"));
+            assert_eq!(Message::parse_any(line, &bytes), Ok(message));
+        }
+    }
+
+    #[test]
+    fn names_that_need_escapes_are_written_with_them() {
+        let id = "a\"\\\n".into();
+        let publication = Some(PublicationId { session: "s\t".into(), number: 1 });
+        let activity = Activity::parse("{}").unwrap();
+        let message = Message::ActivityBroadcast {
+            relay: Some(RelayTag { origin: Origin { id, incarnation: 5 }, seq: 1, publication }),
+            activity,
+        };
+        let line = message.to_line();
+        assert_eq!(Message::parse(&line.slice(..line.len() - 1)), Ok(message));
     }
 
     #[test]
@@ -1547,7 +1664,7 @@ mod tests {
 
         #[test]
         fn a_mutated_line_is_refused_or_read_and_never_panics(
-            which in any::<prop::sample::Index>(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0_u8..3), 1..6),
+            which in any::<Index>(), edits in prop::collection::vec((any::<Index>(), any::<u8>(), 0_u8..3), 1..6),
         ) {
             let mut examples = examples();
             let (_, line) = examples.remove(which.index(examples.len()));

@@ -6,6 +6,7 @@
 //! - [`error`]: what can be wrong with a line; its `Display` is the `info` of the INVALID_MESSAGE answer.
 //! - [`limits`]: the numbers.
 //! - [`relay`]: what activities carry between extended servers; [`users`]: what those tell each other about users.
+//! - `quick`: activities in their usual form, read faster.
 //! - [`secret`]: a string that never shows itself in a log.
 
 pub mod activity;
@@ -13,6 +14,7 @@ pub mod codec;
 pub mod error;
 pub mod limits;
 pub mod message;
+mod quick;
 pub mod relay;
 pub mod secret;
 pub mod users;

@@ -26,6 +26,14 @@ pub struct Origin {
     pub incarnation: u64,
 }
 
+impl Origin {
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let (incarnation, id) = text.split_once('/').filter(|(_, id)| (1..=MAX_ORIGIN_ID).contains(&id.len()))?;
+        Some(Self { id: id.into(), incarnation: incarnation.parse().ok()? })
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.incarnation, self.id)
@@ -41,10 +49,7 @@ impl Serialize for Origin {
 impl<'de> Deserialize<'de> for Origin {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let parts = text.split_once('/').filter(|(_, id)| (1..=MAX_ORIGIN_ID).contains(&id.len()));
-        let parsed = parts.and_then(|(incarnation, id)| Some((incarnation.parse().ok()?, id)));
-        let (incarnation, id) = parsed.ok_or_else(|| D::Error::custom("an origin is INCARNATION/ID"))?;
-        Ok(Self { id: id.into(), incarnation })
+        Self::from_text(&text).ok_or_else(|| D::Error::custom("an origin is INCARNATION/ID"))
     }
 }
 
@@ -93,8 +98,12 @@ fn proof<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Secret>, D
 /// Reads a session id of a length that is allowed.
 pub(super) fn session_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
     let text = Box::<str>::deserialize(deserializer)?;
-    let fits = (1..=MAX_SESSION_ID).contains(&text.len());
-    if fits { Ok(text) } else { Err(D::Error::custom("a session id has 1 to 64 bytes")) }
+    if is_session_id(&text) { Ok(text) } else { Err(D::Error::custom("a session id has 1 to 64 bytes")) }
+}
+
+/// Whether a session id has a length that is allowed.
+pub(super) fn is_session_id(text: &str) -> bool {
+    (1..=MAX_SESSION_ID).contains(&text.len())
 }
 
 #[cfg(test)]

@@ -129,7 +129,13 @@ fn print_tables(results: &BTreeMap<(Case, usize), (Contender, Figures)>) {
         let cells = figures.iter().map(|(name, values)| {
             let theirs = median(values);
             let ours = ours.iter().find(|(of, _)| of == name).map_or(f64::NAN, |(_, values)| median(values));
-            let digits = if theirs < 100.0 { 2 } else { 0 };
+            let digits = if theirs < 1.0 {
+                3
+            } else if theirs < 100.0 {
+                2
+            } else {
+                0
+            };
             format!(" {theirs:.digits$} | {:.2} |", ours / theirs)
         });
         println!("| {} |{}", contender.name(), cells.collect::<String>());

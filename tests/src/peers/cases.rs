@@ -50,7 +50,7 @@ pub enum Case {
     Acks,
     /// The same with 3 publishers and 99 subscribers at three servers
     AcksTree,
-    /// Logins, heartbeats and a modest second publisher while one publishes as fast as it can to 100 subscribers
+    /// Logins and heartbeats while one publishes as fast as it can to 100 subscribers
     Fairness,
 }
 
