@@ -8,6 +8,7 @@ use arborcast_client::Error;
 use arborcast_client::address::AddressError;
 use thiserror::Error;
 
+use super::bench::EnterError;
 use super::output::say;
 
 /// Why the command did not do what it was asked to.
@@ -16,12 +17,21 @@ pub(crate) enum Failure {
     /// The activity on the command line is none.
     #[error("the activity is {reason}")]
     BadActivity { reason: String },
+    /// A benchmark that can't be run as asked.
+    #[error("{reason}")]
+    BadBench { reason: String },
     /// Host or port on the command line can't be.
     #[error("{0}")]
     BadAddress(AddressError),
     /// A line of standard input is no activity.
     #[error("line {number} is {reason}; what stands before it was acknowledged ({taken}), nothing from it on was sent")]
     BadLine { number: u64, reason: String, taken: u64 },
+    /// A benchmark could not go on.
+    #[error(transparent)]
+    Bench(#[from] EnterError),
+    /// A signal ended a benchmark.
+    #[error("interrupted")]
+    BenchInterrupted { exit_code: u8 },
     /// The file is there but says nothing.
     #[error("there is no secret in the first line of {}", path.display())]
     EmptySecretFile { path: PathBuf },
@@ -58,6 +68,9 @@ pub(crate) enum Failure {
     /// The terminal can't be used.
     #[error("cannot use the terminal: {0}")]
     Terminal(io::Error),
+    /// A benchmark ended, and shows that not everything arrived as it should.
+    #[error("{lost} deliveries were lost, {doubled} doubled and {out_of_order} out of order")]
+    Unreliable { lost: u64, doubled: u64, out_of_order: u64 },
     /// The session ended while there was more to send.
     #[error("{cause}; {taken} of {published} activities were acknowledged")]
     Unfinished { cause: Error, taken: u64, published: u64 },
@@ -68,10 +81,16 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         say(self);
         ExitCode::from(match self {
-            Self::BadAddress(_) | Self::NoSecret { .. } | Self::NoTerminal | Self::NoUsername => 2,
-            Self::Interrupted { exit_code, .. } => *exit_code,
+            Self::BadAddress(_)
+            | Self::BadBench { .. }
+            | Self::NoSecret { .. }
+            | Self::NoTerminal
+            | Self::NoUsername => 2,
+            Self::BenchInterrupted { exit_code } | Self::Interrupted { exit_code, .. } => *exit_code,
+            Self::Unreliable { .. } => 3,
             Self::BadActivity { .. }
             | Self::BadLine { .. }
+            | Self::Bench(_)
             | Self::EmptySecretFile { .. }
             | Self::Input(_)
             | Self::Output(_)

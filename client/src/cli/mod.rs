@@ -1,12 +1,14 @@
 //! The command line: what can be asked for, and how the answer becomes an exit code.
 //!
 //! - `args`: flags, files and the environment become an address and an identity.
+//! - `bench`: the load generator.
 //! - `failure`: every way to end badly, its sentence and its exit code.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
 //! - `tui`, `top`: what is looked at on a terminal; `terminal`: what they have in common.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;
+mod bench;
 mod failure;
 mod input;
 mod interactive;
@@ -29,6 +31,7 @@ use tokio::runtime;
 use tracing_subscriber::EnvFilter;
 
 use args::Args;
+use bench::BenchArgs;
 use failure::Failure;
 
 const EXAMPLES: &str = "\
@@ -50,6 +53,7 @@ Examples:
   arborcast listen | jq .verb                  what everybody does, live
   arborcast send '{\"verb\":\"waves\"}'            say one thing
   arborcast send < activities.jsonl            say many
+  arborcast bench --subscribers 100            how fast is it?
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted while sending.";
 
@@ -109,6 +113,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure servers: publish and receive as much as asked, and say how they did.
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(BenchArgs),
     /// Print every activity that arrives, one per line.
     #[command(after_help = LISTEN_EXAMPLES)]
     Listen {
@@ -177,6 +184,7 @@ fn read(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Ended> {
 
 async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
+        Some(Command::Bench(bench)) => bench::run(&cli.args, &bench).await,
         Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
         Some(Command::Register) => register::run(&cli.args).await,
