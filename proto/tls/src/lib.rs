@@ -7,11 +7,15 @@
 //! - [`Tls`]: what a program was told, loaded and checked, and loaded again when it is told to.
 //! - [`Stream`]: a connection, plain or not. - [`TlsError`]: what can be wrong with the files.
 //! - [`connector`]: how gRPC gets its connections.
+//! - [`hangups`], [`reload_at`]: loading again at SIGHUP.
 //! - [`Trouble`]: why a handshake failed, in words for people.
 
+#[cfg(feature = "cli")]
+mod args;
 mod error;
 mod files;
 mod grpc;
+mod hangup;
 mod stream;
 mod trouble;
 
@@ -28,8 +32,11 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+#[cfg(feature = "cli")]
+pub use args::Args;
 pub use error::TlsError;
 pub use grpc::{Connector, connector};
+pub use hangup::{hangups, reload_at};
 pub use stream::{ReadHalf, Stream, WriteHalf, begins_with_tls};
 pub use trouble::{Trouble, trouble_of};
 
