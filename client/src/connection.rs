@@ -121,13 +121,14 @@ impl Connection {
 async fn connect(server: &Address, options: &Options) -> Result<Stream, Error> {
     let unknown = |cause| Error::UnknownHost { server: server.clone(), cause: Arc::new(cause) };
     let refused = |cause| Error::Connect { server: server.clone(), cause: Arc::new(cause) };
+    let no_tls = |cause| Error::Tls { server: server.clone(), cause: Arc::new(cause) };
     let addresses: Vec<SocketAddr> = lookup_host((server.host(), server.port())).await.map_err(unknown)?.collect();
     let stream = TcpStream::connect(addresses.as_slice()).await.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).map_err(refused)?;
     match &options.tls {
         None => Ok(Stream::Plain(stream)),
-        Some(tls) => tls.connect(server.host(), stream, Protocol::Lines).await.map_err(refused),
+        Some(tls) => tls.connect(server.host(), stream, Protocol::Lines).await.map_err(no_tls),
     }
 }
 

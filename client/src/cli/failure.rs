@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use arborcast_client::Error;
 use arborcast_client::address::AddressError;
+use arborcast_client::tls::TlsError;
 use thiserror::Error;
 
 use super::output::say;
@@ -52,6 +53,15 @@ pub(crate) enum Failure {
     /// Something between us and the server.
     #[error(transparent)]
     Session(#[from] Error),
+    /// Certificates can't be made.
+    #[error("cannot make certificates: {0}")]
+    NoCertificates(#[from] rcgen::Error),
+    /// Certificates can't be written.
+    #[error("cannot write {}: {cause}; give a directory that has none yet", path.display())]
+    Unwritable { path: PathBuf, cause: io::Error },
+    /// Certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// Two secrets, and it is not for us to choose.
     #[error("give either --secret or --secret-file, not both")]
     TwoSecrets,
@@ -75,6 +85,9 @@ impl Failure {
             | Self::Runtime(_)
             | Self::SecretFile { .. }
             | Self::Session(_)
+            | Self::NoCertificates(_)
+            | Self::Tls(_)
+            | Self::Unwritable { .. }
             | Self::Unfinished { .. } => 1,
         })
     }

@@ -2,10 +2,12 @@
 //!
 //! - `args`: flags, files and the environment become an address and an identity.
 //! - `failure`: every way to end badly, its sentence and its exit code.
+//! - `certs`: certificates for trying out.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;
+mod certs;
 mod failure;
 mod input;
 mod interactive;
@@ -16,6 +18,7 @@ mod register;
 mod send;
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -80,6 +83,14 @@ Examples:
   arborcast register -u aaron > aaron.secret && arborcast -u aaron --secret-file aaron.secret
   ARBORCAST_SECRET=... arborcast register -u aaron";
 
+const CERTS_EXAMPLES: &str = "\
+One certificate for all nodes and masters, from an authority whose key is thrown away: for trying out, not for keeping.
+
+Examples:
+  arborcast certs tls tree1.example.org tree2.example.org
+  arborcast-node -s SECRET --tls-cert tls/node.pem --tls-key tls/node.key --tls-ca tls/ca.pem
+  arborcast --tls-ca tls/ca.pem listen";
+
 /// Publish to and receive from a tree of arborcast nodes.
 #[derive(Parser)]
 #[command(name = "arborcast", version, after_help = EXAMPLES)]
@@ -105,6 +116,17 @@ enum Command {
         /// The activity, a JSON object.
         activity: Option<String>,
     },
+    /// Make certificates for trying TLS out: ca.pem, node.pem and node.key.
+    #[command(after_help = CERTS_EXAMPLES)]
+    Certs {
+        /// Where to put them; what is there is not overwritten.
+        directory: PathBuf,
+        /// Host names and addresses by which nodes and masters are reached, besides those of this machine.
+        names: Vec<String>,
+        /// For how many days they are good.
+        #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
+    },
     /// Register a username.
     #[command(after_help = REGISTER_EXAMPLES)]
     Register,
@@ -127,10 +149,12 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+async fn run(mut cli: Cli) -> Result<(), Failure> {
+    cli.args.load_tls()?;
     match cli.command {
         Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
+        Some(Command::Certs { directory, names, days }) => certs::run(&directory, &names, days),
         Some(Command::Register) => register::run(&cli.args).await,
         None => interactive::run(&cli.args).await,
     }
