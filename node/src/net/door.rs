@@ -16,7 +16,7 @@ use tracing::debug;
 use super::driver::Inbound;
 use super::traffic::Traffic;
 use super::transport;
-use crate::settings::Require;
+use crate::settings::{LINGER_TIMEOUT, Require};
 
 /// Looks at who comes before the core hears of them.
 #[derive(Clone)]
@@ -81,10 +81,12 @@ impl Door {
         let info = "this server takes TLS connections only".to_owned();
         let refusal = async {
             stream.write_all(&Message::InvalidMessage { info }.to_line()).await?;
-            stream.shutdown().await
+            stream.shutdown().await?;
+            // Closing with unread bytes would reset the connection, and the peer might not read why.
+            tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
         };
-        // Whoever does not take it does not hear why.
-        let _ = timeout(self.patience, refusal).await;
+        // However it ends, it has had its chance.
+        let _ = timeout(LINGER_TIMEOUT.min(self.patience), refusal).await;
         None
     }
 
