@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_proto::wire::{LineDecoder, Message, WireError};
+use arborcast_tls::{Protocol, ReadHalf, Stream, WriteHalf};
 use bytes::{BufMut as _, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tracing::debug;
@@ -43,14 +43,14 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) async fn open(server: &Address, options: &Options) -> Result<Self, Error> {
         let after = options.connect_timeout;
-        let stream = timeout(after, connect(server)).await;
+        let stream = timeout(after, connect(server, options)).await;
         let stream = stream.map_err(|_| Error::ConnectTimeout { server: server.clone(), after })??;
         debug!(%server, "connected");
         let (reader, writer) = stream.into_split();
         Ok(Self {
             server: server.clone(),
             reader: Reader { half: reader, decoder: LineDecoder::new(options.max_line.saturating_mul(2)) },
-            writer: Writer { half: writer, unsent: BytesMut::new(), is_broken: false },
+            writer: Writer { half: writer, unsent: BytesMut::new(), is_flushed: true, is_broken: false },
         })
     }
 
@@ -118,20 +118,24 @@ impl Connection {
     }
 }
 
-async fn connect(server: &Address) -> Result<TcpStream, Error> {
+async fn connect(server: &Address, options: &Options) -> Result<Stream, Error> {
     let unknown = |cause| Error::UnknownHost { server: server.clone(), cause: Arc::new(cause) };
     let refused = |cause| Error::Connect { server: server.clone(), cause: Arc::new(cause) };
+    let no_tls = |cause| Error::Tls { server: server.clone(), cause: Arc::new(cause) };
     let addresses: Vec<SocketAddr> = lookup_host((server.host(), server.port())).await.map_err(unknown)?.collect();
     let stream = TcpStream::connect(addresses.as_slice()).await.map_err(refused)?;
     stream.set_nodelay(true).map_err(refused)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).map_err(refused)?;
-    Ok(stream)
+    match &options.tls {
+        None => Ok(Stream::Plain(stream)),
+        Some(tls) => tls.connect(server.host(), stream, Protocol::Lines).await.map_err(no_tls),
+    }
 }
 
 /// The incoming direction.
 #[derive(Debug)]
 pub(crate) struct Reader {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     decoder: LineDecoder,
 }
 
@@ -157,8 +161,10 @@ impl Reader {
 /// server's reason, so what is left is dropped, and the reader finds out how the connection ended.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    half: OwnedWriteHalf,
+    half: WriteHalf,
     unsent: BytesMut,
+    /// TLS may hold what it has taken.
+    is_flushed: bool,
     is_broken: bool,
 }
 
@@ -171,14 +177,22 @@ impl Writer {
 
     /// How many bytes are queued.
     pub(crate) fn pending(&self) -> usize {
-        self.unsent.len()
+        self.unsent.len() + usize::from(!self.is_flushed)
     }
 
     /// Writes some of what is queued. Nothing is lost when dropped while waiting.
     pub(crate) async fn write(&mut self) {
-        if let Err(error) = self.half.write_buf(&mut self.unsent).await {
+        let outcome = if self.unsent.is_empty() {
+            self.half.flush().await.map(|()| self.is_flushed = true)
+        } else {
+            self.half
+                .write_buf(&mut self.unsent)
+                .await
+                .map(|_| self.is_flushed = matches!(self.half, WriteHalf::Plain(_)))
+        };
+        if let Err(error) = outcome {
             debug!(%error, "cannot write any more");
-            self.is_broken = true;
+            (self.is_broken, self.is_flushed) = (true, true);
             self.unsent.clear();
         }
     }

@@ -122,6 +122,14 @@ pub enum Error {
         /// [`max_line`](crate::Options::max_line).
         limit: usize,
     },
+    /// TLS did not come about.
+    #[error("cannot connect to {server}: {cause}")]
+    Tls {
+        /// Who was called.
+        server: Address,
+        /// What is wrong, and with whom.
+        cause: Arc<io::Error>,
+    },
     /// More redirections in a row than [`max_redirects`](crate::Options::max_redirects).
     #[error("{server} redirects again after {limit} redirections in a row; wait a little and try again")]
     TooManyRedirects {
@@ -167,6 +175,7 @@ impl Error {
             | Self::NoAnswer { .. }
             | Self::NoEcho { .. }
             | Self::NoServer { .. }
+            | Self::Tls { .. }
             | Self::TooManyRedirects { .. }
             | Self::UnknownHost { .. } => true,
             Self::AuthenticationFail { .. }
@@ -187,7 +196,7 @@ impl Error {
 
     /// Whether nothing was sent, so that whatever it was can be asked of another server.
     pub(crate) fn is_before_the_request(&self) -> bool {
-        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::UnknownHost { .. })
+        matches!(self, Self::Connect { .. } | Self::ConnectTimeout { .. } | Self::Tls { .. } | Self::UnknownHost { .. })
     }
 
     /// What to tell the server in INVALID_MESSAGE, if it was the server that broke the protocol.

@@ -69,6 +69,7 @@ mod window;
 
 pub use address::Address;
 pub use arborcast_proto::wire::{Activity, Credentials, Secret, WireError};
+pub use arborcast_tls as tls;
 pub use error::Error;
 pub use event::Event;
 pub use options::{Options, Reconnect};

@@ -1,9 +1,11 @@
 //! Asking masters for servers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{ListNodesRequest, Node, NodeState};
+use arborcast_tls::{Tls, connector};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::timeout;
 use tonic::Status;
@@ -26,8 +28,8 @@ const MAX_PAGES: usize = 10;
 ///
 /// # Errors
 /// In words for people, when none did.
-pub(crate) async fn ask(masters: &[Address]) -> Result<Vec<Listed>, String> {
-    let mut questions: FuturesUnordered<_> = masters.iter().map(list).collect();
+pub(crate) async fn ask(masters: &[Address], tls: Option<&Arc<Tls>>) -> Result<Vec<Listed>, String> {
+    let mut questions: FuturesUnordered<_> = masters.iter().map(|master| list(master, tls)).collect();
     let mut reason = if masters.is_empty() { "there are no masters" } else { "no master answers" }.to_owned();
     let first_useful = async {
         while let Some((master, answer)) = questions.next().await {
@@ -46,14 +48,18 @@ pub(crate) async fn ask(masters: &[Address]) -> Result<Vec<Listed>, String> {
     answered.ok().flatten().ok_or(reason)
 }
 
-async fn list(master: &Address) -> (&Address, Result<Vec<Listed>, Status>) {
-    (master, list_pages(master).await)
+async fn list<'a>(master: &'a Address, tls: Option<&Arc<Tls>>) -> (&'a Address, Result<Vec<Listed>, Status>) {
+    (master, list_pages(master, tls).await)
 }
 
-async fn list_pages(master: &Address) -> Result<Vec<Listed>, Status> {
+async fn list_pages(master: &Address, tls: Option<&Arc<Tls>>) -> Result<Vec<Listed>, Status> {
     let endpoint = Endpoint::from_shared(format!("http://{master}"));
     let endpoint = endpoint.map_err(|error| Status::invalid_argument(error.to_string()))?;
-    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT).connect_lazy();
+    let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);
+    let channel = match tls {
+        Some(tls) => endpoint.connect_with_connector_lazy(connector(Arc::clone(tls))),
+        None => endpoint.connect_lazy(),
+    };
     let mut registry = RegistryClient::new(channel);
     let (mut listed, mut page_token) = (Vec::new(), String::new());
     for _ in 0..MAX_PAGES {

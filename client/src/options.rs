@@ -1,8 +1,10 @@
 //! The limits and time-outs of a session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_proto::wire::limits::DEFAULT_MAX_LINE;
+use arborcast_tls::Tls;
 
 /// Every knob, with its default in [`Options::default`] and nowhere else.
 ///
@@ -38,6 +40,8 @@ pub struct Options {
     /// Whether to ask for an extended session (protocol, E1): acknowledged and resumed. Default true. Servers that don't
     /// have them ignore the question; turn it off for one that does not.
     pub extended: bool,
+    /// TLS to servers and masters, if that is wanted: [`Tls::load`](crate::tls::Tls::load). Default `None`: plain.
+    pub tls: Option<Arc<Tls>>,
     /// How to go on after a lost connection; `None`: not at all, then it is an error that ends the session. Default
     /// [`Reconnect::default`].
     pub reconnect: Option<Reconnect>,
@@ -72,6 +76,7 @@ impl Default for Options {
             window_bytes: 4 << 20,
             max_redirects: 40,
             extended: true,
+            tls: None,
             reconnect: Some(Reconnect::default()),
         }
     }

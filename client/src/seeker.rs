@@ -209,7 +209,7 @@ impl Seeker {
         let mut servers = match source {
             Source::Given => self.servers.addresses.clone(),
             Source::Masters if self.servers.masters.is_empty() => Vec::new(),
-            Source::Masters => match masters::ask(&self.servers.masters).await {
+            Source::Masters => match masters::ask(&self.servers.masters, self.options.tls.as_ref()).await {
                 Ok(listed) => rank(listed, &mut rand::rng()),
                 Err(reason) => {
                     debug!(reason, "the masters know no server");

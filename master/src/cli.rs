@@ -56,6 +56,11 @@ pub struct Cli {
     /// Most nodes at one time
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_nodes: u32,
+    #[command(flatten)]
+    tls: arborcast_tls::Args,
+    /// Take TLS connections only
+    #[arg(long, requires = "tls_cert")]
+    require_tls: bool,
     /// The form of the log on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -70,6 +75,10 @@ pub struct Parsed {
     pub port: u16,
     /// The settings.
     pub settings: Settings,
+    /// TLS, if it is offered.
+    pub tls: Option<arborcast_tls::Settings>,
+    /// Whether plain connections are closed.
+    pub require_tls: bool,
     /// The form of the log.
     pub log_format: LogFormat,
 }
@@ -100,7 +109,8 @@ impl Cli {
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
         let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
         let (host, port) = self.listen;
-        Ok(Parsed { host, port, settings, log_format: self.log_format })
+        let tls = self.tls.settings(None, arborcast_tls::Protocol::Grpc);
+        Ok(Parsed { host, port, settings, tls, require_tls: self.require_tls, log_format: self.log_format })
     }
 }
 

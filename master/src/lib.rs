@@ -7,7 +7,7 @@
 //! - `registry`: the topology and the streams that own it, behind one lock.
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
-//! - `health`, `incoming`, `server`: what is around it. [`settings`], [`cli`], [`logging`], [`error`], [`shutdown`]: start and
+//! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`logging`], [`error`], [`shutdown`]: start and
 //!   stop.
 
 pub mod cli;
@@ -24,11 +24,13 @@ mod messages;
 mod outbox;
 mod registry;
 mod report_stream;
+mod secure;
 mod server;
 mod service;
 mod watch;
 
 pub use error::MasterError;
 pub use incoming::{connections, listen};
+pub use secure::{Secured, secured};
 pub use server::serve;
 pub use settings::Settings;

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use arborcast_master::cli::{Cli, Parsed};
 use arborcast_master::shutdown::StopSignals;
-use arborcast_master::{connections, listen, logging, serve};
+use arborcast_master::{connections, listen, logging, secured, serve};
+use arborcast_tls::{Tls, hangups, reload_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -31,7 +33,8 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(Parsed { host, port, settings, .. }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(Parsed { host, port, settings, tls, require_tls, .. }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+    let tls = tls.map(Tls::load).transpose()?.map(Arc::new).filter(|tls| tls.is_offered());
     let signals = StopSignals::install()?;
     let stop = CancellationToken::new();
     let forwarder = tokio::spawn(signals.forward(stop.clone()));
@@ -40,7 +43,16 @@ async fn run(Parsed { host, port, settings, .. }: Parsed) -> Result<(), Box<dyn 
         listener = listen(&host, port) => listener?,
     };
     say(&format!("listening on {}", listener.local_addr()?));
-    let outcome = serve(connections(listener), settings, stop).await;
+    let outcome = match tls {
+        None => serve(connections(listener), settings, stop).await,
+        Some(tls) => {
+            let reloader = tokio::spawn(reload_at(hangups()?, Arc::clone(&tls)));
+            let patience = settings.bounds.handshake_timeout;
+            let outcome = serve(secured(connections(listener), tls, require_tls, patience), settings, stop).await;
+            reloader.abort();
+            outcome
+        }
+    };
     forwarder.abort();
     Ok(outcome?)
 }

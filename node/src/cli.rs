@@ -9,12 +9,13 @@ use std::time::Duration;
 use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
+use arborcast_tls::Protocol;
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
 use crate::logging::LogFormat;
 use crate::memory::Memory;
-use crate::settings::{Bounds, Masters, Settings, milliseconds_since_1970};
+use crate::settings::{Bounds, Masters, Require, Settings, milliseconds_since_1970};
 use crate::store::Store;
 
 const EXAMPLES: &str = "\
@@ -84,6 +85,11 @@ pub struct Cli {
     /// Where to answer /metrics, /healthz and /readyz over HTTP; port 0 takes any free one. Nowhere if not given
     #[arg(long, value_name = "HOST:PORT", value_parser = http_address)]
     http: Option<(String, u16)>,
+    #[command(flatten)]
+    tls: arborcast_tls::Args,
+    /// For whom TLS is required: for `links` to other servers, or for `all`; plain connections are taken otherwise
+    #[arg(long, value_name = "WHOM", value_enum, requires = "tls_cert")]
+    require_tls: Option<Require>,
     /// The form of the log on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -210,6 +216,7 @@ impl Cli {
         });
         // A node that speaks the extensions dials when the core asks for it.
         let parent = parent.filter(|_| !is_extended);
+        let tls = self.tls.settings(Some(self.local_hostname.clone()), Protocol::Lines);
         let core = Config {
             extensions,
             announce_interval: Duration::from_millis(self.activity_interval),
@@ -224,7 +231,16 @@ impl Cli {
             max_waiting_bytes: Bounds::default().max_waiting_bytes.max(4 * self.max_line),
         };
         Ok(Parsed {
-            settings: Settings { core, bind, parent, bounds, http: self.http, masters },
+            settings: Settings {
+                core,
+                bind,
+                parent,
+                bounds,
+                http: self.http,
+                tls,
+                require_tls: self.require_tls,
+                masters,
+            },
             made_secret,
             log_format: self.log_format,
         })

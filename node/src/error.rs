@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 
+use arborcast_tls::TlsError;
 use thiserror::Error;
 
 use crate::store::StoreError;
@@ -29,6 +30,12 @@ pub enum NodeError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// Certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// SIGHUP can't be taken.
+    #[error("cannot take signals: {0}")]
+    Signals(io::Error),
     /// Users can't be read from disk.
     #[error(transparent)]
     Users(#[from] StoreError),

@@ -157,6 +157,7 @@ impl Inspector {
             received_bytes: self.traffic.received_bytes.get(),
             sent_bytes: self.traffic.sent_bytes.get(),
             turned_away: self.traffic.turned_away.get(),
+            handshakes: self.traffic.handshakes(),
             masters: masters.collect(),
         }
     }

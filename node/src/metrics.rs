@@ -1,5 +1,6 @@
 //! The node's metrics, in the text format of Prometheus. The names are those of the table in the README.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use arborcast_core::status::HEAL_BOUNDS;
@@ -29,6 +30,8 @@ pub(crate) struct Observation {
     pub(crate) sent_bytes: u64,
     /// Connections for which there was no place.
     pub(crate) turned_away: u64,
+    /// TLS handshakes of those who connected, by how they ended.
+    pub(crate) handshakes: BTreeMap<&'static str, u64>,
     /// The streams to the masters.
     pub(crate) masters: Vec<MasterObservation>,
 }
@@ -153,6 +156,9 @@ impl Observation {
         out.counters("connections_closed", "Connections that ended, by why", "reason", closed)?;
         let refusals = counters.refusals.iter().map(|(reason, number)| (*reason, *number));
         out.counters("refusals", "Connections that were refused something, by what was wrong", "reason", refusals)?;
+        let handshakes = self.handshakes.iter().map(|(outcome, number)| (*outcome, *number));
+        let help = "TLS handshakes of those who connected, by how they ended";
+        out.counters("tls_handshakes", help, "outcome", handshakes)?;
         out.counter("logins", "Successful logins", counters.logins)?;
         out.counter("received_bytes", "Bytes that came over all connections", self.received_bytes)?;
         out.counter("sent_bytes", "Bytes that went out over all connections", self.sent_bytes)

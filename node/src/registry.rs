@@ -13,6 +13,7 @@ use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState};
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{FragmentKey, Reign};
+use arborcast_tls::{Tls, connector};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -108,6 +109,7 @@ impl Registry {
     pub(crate) fn start(
         masters: &Masters,
         config: &Config,
+        tls: Option<&Arc<Tls>>,
         inbox: &mpsc::Sender<Inbound>,
         ended: &CancellationToken,
         tasks: &mut JoinSet<()>,
@@ -115,7 +117,7 @@ impl Registry {
         let template = template(config);
         let (reports, remembered) = (watch::Sender::new(template.clone()), watch::Sender::new(Vec::new()));
         let clients: Vec<Client> =
-            masters.addresses.iter().filter_map(|address| Client::new(address, config)).collect();
+            masters.addresses.iter().filter_map(|address| Client::new(address, config, tls)).collect();
         for client in clients.clone() {
             let task = client.keep_reporting(reports.subscribe(), inbox.clone());
             tasks.spawn(until(ended.clone(), task));
@@ -192,7 +194,7 @@ fn in_turns(answers: Vec<Vec<Target>>) -> Vec<Target> {
 }
 
 impl Client {
-    fn new(address: &str, config: &Config) -> Option<Self> {
+    fn new(address: &str, config: &Config, tls: Option<&Arc<Tls>>) -> Option<Self> {
         let secret = format!("Bearer {}", config.secret.expose()).parse();
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let (Ok(mut secret), Ok(endpoint)) = (secret, endpoint) else {
@@ -202,7 +204,11 @@ impl Client {
         };
         Secret::set_sensitive(&mut secret, true);
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).http2_keep_alive_interval(KEEPALIVE);
-        let channel = endpoint.keep_alive_timeout(KEEPALIVE).connect_lazy();
+        let endpoint = endpoint.keep_alive_timeout(KEEPALIVE);
+        let channel = match tls.filter(|tls| tls.is_used()) {
+            Some(tls) => endpoint.connect_with_connector_lazy(connector(Arc::clone(tls))),
+            None => endpoint.connect_lazy(),
+        };
         Some(Self { address: address.to_owned(), state: Arc::default(), channel, secret })
     }
 

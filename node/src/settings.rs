@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use arborcast_core::Config;
+use clap::ValueEnum;
 
 /// What one node needs to run.
 #[derive(Debug, Clone)]
@@ -19,8 +20,21 @@ pub struct Settings {
     pub bounds: Bounds,
     /// Where to answer over HTTP, if anywhere: host and port.
     pub http: Option<(String, u16)>,
+    /// TLS, if it is offered or used.
+    pub tls: Option<arborcast_tls::Settings>,
+    /// For whom TLS is required.
+    pub require_tls: Option<Require>,
     /// The masters, and where to keep what is remembered; `None` for a node that speaks the plain protocol only.
     pub masters: Option<Masters>,
+}
+
+/// For whom TLS is required.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Require {
+    /// For other servers.
+    Links,
+    /// For everybody.
+    All,
 }
 
 /// Where a node that speaks the extensions finds help.

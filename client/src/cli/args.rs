@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arborcast_client::address::{DEFAULT_MASTER_PORT, DEFAULT_PORT};
+use arborcast_client::tls::{self, Protocol, Tls, Trust};
 use arborcast_client::{Address, Credentials, Identity, Options, Secret, Servers};
 use arborcast_proto::wire::message::ANONYMOUS;
 
@@ -34,6 +36,20 @@ pub(crate) struct Args {
     /// for each; the port is 7100 where none is named.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_delimiter = ',')]
     master: Vec<String>,
+    /// Connect over TLS, to servers whose certificates are from an authority that the operating system trusts.
+    #[arg(long = "tls", global = true)]
+    use_tls: bool,
+    /// Connect over TLS, to servers whose certificates are from the authority in this file of PEM; and to masters.
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+    /// A certificate to show to servers, which need none of clients.
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert.
+    #[arg(long, global = true, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    #[arg(skip)]
+    tls: Option<Arc<Tls>>,
     /// End with an error when the server is lost, and don't go on at another one.
     #[arg(long, global = true)]
     no_reconnect: bool,
@@ -54,8 +70,23 @@ impl Args {
         Ok(Servers { addresses, masters })
     }
 
+    /// Reads the certificates, for [`options`](Self::options).
+    pub(crate) fn load_tls(&mut self) -> Result<(), Failure> {
+        let trust = match &self.tls_ca {
+            Some(authority) => Trust::Authority(authority.clone()),
+            None if self.use_tls || self.tls_cert.is_some() => Trust::System,
+            None => return Ok(()),
+        };
+        let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+        let identity = identity.map(|(certificate, key)| tls::Identity { certificate, key });
+        // Nobody connects to us, so nobody can mind what our certificate says.
+        let settings = tls::Settings { identity, trust, name: None, serves: Protocol::Lines };
+        self.tls = Some(Arc::new(Tls::load(settings)?));
+        Ok(())
+    }
+
     pub(crate) fn options(&self) -> Options {
-        let mut options = Options::default();
+        let mut options = Options { tls: self.tls.clone(), ..Options::default() };
         if self.no_reconnect {
             options.reconnect = None;
         }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use arborcast_client::Error;
 use arborcast_client::address::AddressError;
+use arborcast_client::tls::TlsError;
 use thiserror::Error;
 
 use super::bench::EnterError;
@@ -71,6 +72,15 @@ pub(crate) enum Failure {
     /// A benchmark ended, and shows that not everything arrived as it should.
     #[error("{lost} deliveries were lost, {doubled} doubled and {out_of_order} out of order")]
     Unreliable { lost: u64, doubled: u64, out_of_order: u64 },
+    /// Certificates can't be made.
+    #[error("cannot make certificates: {0}")]
+    NoCertificates(#[from] rcgen::Error),
+    /// Certificates can't be written.
+    #[error("cannot write {}: {cause}; give a directory that has none yet", path.display())]
+    Unwritable { path: PathBuf, cause: io::Error },
+    /// Certificates can't be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The session ended while there was more to send.
     #[error("{cause}; {taken} of {published} activities were acknowledged")]
     Unfinished { cause: Error, taken: u64, published: u64 },
@@ -98,6 +108,9 @@ impl Failure {
             | Self::SecretFile { .. }
             | Self::Session(_)
             | Self::Terminal(_)
+            | Self::NoCertificates(_)
+            | Self::Tls(_)
+            | Self::Unwritable { .. }
             | Self::Unfinished { .. } => 1,
         })
     }

@@ -3,12 +3,14 @@
 //! - `args`: flags, files and the environment become an address and an identity.
 //! - `bench`: the load generator.
 //! - `failure`: every way to end badly, its sentence and its exit code.
+//! - `certs`: certificates for trying out.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
 //! - `tui`, `top`: what is looked at on a terminal; `terminal`: what they have in common.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;
 mod bench;
+mod certs;
 mod failure;
 mod input;
 mod interactive;
@@ -22,6 +24,7 @@ mod tui;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use arborcast_cli::{Ended, Parsed, Purpose, Source};
@@ -100,6 +103,13 @@ Examples:
   arborcast tui
   arborcast tui -u aaron --secret-file aaron.secret --master a.example:7100
   arborcast tui -v 2> tui.log";
+const CERTS_EXAMPLES: &str = "\
+One certificate for all nodes and masters, from an authority whose key is thrown away: for trying out, not for keeping.
+
+Examples:
+  arborcast certs tls tree1.example.org tree2.example.org
+  arborcast-node -s SECRET --tls-cert tls/node.pem --tls-key tls/node.key --tls-ca tls/ca.pem
+  arborcast --tls-ca tls/ca.pem listen";
 
 /// Publish to and receive from a tree of arborcast nodes.
 #[derive(Parser)]
@@ -128,6 +138,17 @@ enum Command {
     Send {
         /// The activity, a JSON object.
         activity: Option<String>,
+    },
+    /// Make certificates for trying TLS out: ca.pem, node.pem and node.key.
+    #[command(after_help = CERTS_EXAMPLES)]
+    Certs {
+        /// Where to put them; what is there is not overwritten.
+        directory: PathBuf,
+        /// Host names and addresses by which nodes and masters are reached, besides those of this machine.
+        names: Vec<String>,
+        /// For how many days they are good.
+        #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        days: u32,
     },
     /// Register a username.
     #[command(after_help = REGISTER_EXAMPLES)]
@@ -177,16 +198,19 @@ fn read(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Ended> {
             let unusable = |why: Failure| Cli::command().error(ErrorKind::ValueValidation, why);
             parsed.cli.args.servers().map_err(unusable)?;
             parsed.cli.args.user().map_err(unusable)?;
+            parsed.cli.args.load_tls().map_err(unusable)?;
         }
         Ok(parsed.cli)
     })
 }
 
-async fn run(cli: Cli) -> Result<(), Failure> {
+async fn run(mut cli: Cli) -> Result<(), Failure> {
+    cli.args.load_tls()?;
     match cli.command {
         Some(Command::Bench(bench)) => bench::run(&cli.args, &bench).await,
         Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
+        Some(Command::Certs { directory, names, days }) => certs::run(&directory, &names, days),
         Some(Command::Register) => register::run(&cli.args).await,
         Some(Command::Tui) => tui::run(&cli.args).await,
         None => interactive::run(&cli.args).await,

@@ -60,6 +60,9 @@ pub(crate) enum Refusal {
     /// AUTHENTICATE with another secret.
     #[error("the supplied secret is incorrect: {}", quote(.0.expose()))]
     WrongClusterSecret(Secret),
+    /// AUTHENTICATE over a connection on which servers are not taken.
+    #[error("a server must connect over TLS and show a certificate of this tree")]
+    NoCertificate,
     /// ACTIVITY_MESSAGE before LOGIN.
     #[error("the client must log in before it sends activities")]
     ActivityBeforeLogin,
@@ -142,6 +145,7 @@ impl Refusal {
             Self::TooManyUnacknowledged { .. } => "too_many_unacknowledged",
             Self::NotIdentified { .. } => "not_identified",
             Self::WrongClusterSecret(_) => "wrong_cluster_secret",
+            Self::NoCertificate => "no_certificate",
             Self::ActivityBeforeLogin => "activity_before_login",
             Self::OtherAuthor => "other_author",
             Self::WrongSecret => "wrong_secret",
@@ -205,6 +209,7 @@ impl Refusal {
             | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
             Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
             Self::WrongClusterSecret(_)
+            | Self::NoCertificate
             | Self::ActivityBeforeLogin
             | Self::OtherAuthor
             | Self::RegistrationReplaced { .. } => {

@@ -16,6 +16,11 @@ pub enum Event {
         /// A new id.
         connection: ConnectionId,
     },
+    /// Somebody connected who can be a client and not a server, since servers have to show who they are first.
+    AcceptedAsClient {
+        /// A new id.
+        connection: ConnectionId,
+    },
     /// A connection that was asked for stands.
     Dialled {
         /// A new id.

@@ -40,6 +40,8 @@ use crate::users::Users;
 pub struct Node {
     pub(crate) config: Config,
     pub(crate) connections: BTreeMap<ConnectionId, Connection>,
+    /// The connections that can't become links.
+    pub(crate) clients_only: BTreeSet<ConnectionId>,
     /// The connections that are server links.
     pub(crate) links: BTreeSet<ConnectionId>,
     /// How many connections are client sessions: the load.
@@ -229,6 +231,7 @@ impl Node {
             directory,
             config,
             connections: BTreeMap::new(),
+            clients_only: BTreeSet::new(),
             links: BTreeSet::new(),
             sessions: 0,
             registrations: BTreeMap::new(),
@@ -245,6 +248,10 @@ impl Node {
     pub fn handle(&mut self, now: Instant, event: Event, out: &mut Vec<Action>) {
         match event {
             Event::Accepted { connection } => self.on_accepted(now, connection),
+            Event::AcceptedAsClient { connection } => {
+                self.clients_only.insert(connection);
+                self.on_accepted(now, connection);
+            }
             Event::Dialled { connection, attempt: None } => self.on_dialled(now, connection, out),
             Event::Dialled { connection, attempt: Some(attempt) } => {
                 self.on_attempt_connected(now, connection, attempt, out);
@@ -437,6 +444,7 @@ impl Node {
     fn forget(&mut self, now: Instant, connection: ConnectionId, reason: CloseReason, out: &mut Vec<Action>) -> bool {
         let unheard_parent = self.is_unheard_parent(connection);
         let Some(entry) = self.connections.remove(&connection) else { return false };
+        self.clients_only.remove(&connection);
         debug!(%connection, ?reason, "closed");
         *self.closings.entry(reason).or_default() += 1;
         self.timers.stop(&Timer::Identify(connection));

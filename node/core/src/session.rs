@@ -88,6 +88,9 @@ impl Node {
         if secret != self.config.secret {
             return Err(Refusal::WrongClusterSecret(secret));
         }
+        if self.clients_only.contains(&connection) {
+            return Err(Refusal::NoCertificate);
+        }
         match node.filter(|_| self.extensions.is_some()) {
             Some(applicant) => self.on_applicant(now, connection, applicant, out),
             None if self.is_draining() => return Err(Refusal::NoNewLinks),

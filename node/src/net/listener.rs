@@ -5,14 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arborcast_tls::Stream;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::door::Door;
 use super::driver::Inbound;
 use super::traffic::Traffic;
-use super::transport::Accept;
+use super::transport::{self, Accept};
 use crate::error::NodeError;
 
 /// How many connections the operating system keeps until they are accepted.
@@ -44,9 +47,11 @@ pub(super) async fn accept_all(
     slots: Arc<Semaphore>,
     inbox: mpsc::Sender<Inbound>,
     traffic: Arc<Traffic>,
+    door: Option<Door>,
     stop: CancellationToken,
 ) {
     let (mut turned_away, mut failures) = (0_u64, 0_u64);
+    let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -54,9 +59,16 @@ pub(super) async fn accept_all(
             accepted = source.accept() => accepted,
         };
         match accepted {
-            Ok(connection) => match Arc::clone(&slots).try_acquire_owned() {
+            Ok((stream, peer)) => match Arc::clone(&slots).try_acquire_owned() {
                 Ok(slot) => {
-                    if inbox.send(Inbound::Accepted { connection, slot }).await.is_err() {
+                    if let Some(door) = &door {
+                        // Bounded by the slots, and in time.
+                        tasks.spawn(door.clone().admit(stream, peer, slot, inbox.clone()));
+                        while tasks.try_join_next().is_some() {}
+                        continue;
+                    }
+                    let connection = transport::connection(Stream::Plain(stream), peer);
+                    if inbox.send(Inbound::Accepted { connection, slot, as_client: false }).await.is_err() {
                         return;
                     }
                 }

@@ -13,6 +13,7 @@
 //! Waiting goes one way: readers wait for the driver, the driver waits for the fan-out's processor time, and nobody ever
 //! waits for a peer: a socket that takes no more is left alone until it does.
 //!
+//! - `door`: plain connections and TLS, told apart.
 //! - [`transport`]: what a connection and a source of connections are. - [`listener`], [`dialer`]: where they come from.
 //! - `reader`: bytes to lines. - `driver`: the only owner of the core. - `fan_out`, `writer`: lines to sockets.
 //! - `broadcast_log`: the core's log, shared. - `pace`: when publishers have to wait for the fan-out.
@@ -25,6 +26,7 @@ use std::time::Instant;
 
 mod broadcast_log;
 pub mod dialer;
+mod door;
 mod driver;
 mod fan_out;
 mod line_room;

@@ -10,7 +10,9 @@ use std::time::Instant;
 
 use arborcast_core::{Config, GiveUp, Node};
 use arborcast_proto::wire::UserRecord;
+use arborcast_tls::{Tls, hangups, reload_at};
 use tokio::net::TcpListener;
+use tokio::signal::unix::Signal;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +21,7 @@ use tracing::{info, warn};
 
 use super::broadcast_log::{BroadcastLogs, Logs};
 use super::dialer::dial_parent;
+use super::door::Door;
 use super::driver::{Driver, INBOX_BATCHES, Inbound, MAX_DRAFT_BYTES, Shared};
 use super::fan_out::FanOut;
 use super::line_room::LineRoom;
@@ -31,7 +34,7 @@ use crate::error::NodeError;
 use crate::http::{self, Inspector};
 use crate::metrics::Identity;
 use crate::registry::Registry;
-use crate::settings::{Bounds, Masters, STOP_TIMEOUT, Settings, milliseconds_since_1970};
+use crate::settings::{Bounds, Masters, Require, STOP_TIMEOUT, Settings, milliseconds_since_1970};
 use crate::store::{Store, StoreError};
 
 /// A node that listens, and has reached its parent if it is to have one, but serves nobody yet.
@@ -44,6 +47,8 @@ pub struct Server {
     masters: Option<Masters>,
     store: Option<Arc<Store>>,
     http: Option<(TcpListener, SocketAddr)>,
+    tls: Option<(Arc<Tls>, Signal)>,
+    require_tls: Option<Require>,
 }
 
 impl Server {
@@ -52,7 +57,11 @@ impl Server {
     /// # Errors
     /// When one of these fails.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let Settings { mut core, bind, parent, bounds, http, masters } = settings;
+        let Settings { mut core, bind, parent, bounds, http, tls, require_tls, masters } = settings;
+        let tls = match tls {
+            Some(tls) => Some((Arc::new(Tls::load(tls)?), hangups().map_err(NodeError::Signals)?)),
+            None => None,
+        };
         let listener = listener::bind(bind)?;
         let address = listener.local_addr().map_err(|source| NodeError::Listen { address: bind, source })?;
         core.port = address.port();
@@ -76,11 +85,11 @@ impl Server {
         let parent = match parent {
             None => None,
             Some((host, port)) => {
-                let connection = dial_parent(&host, port, address).await?;
+                let connection = dial_parent(&host, port, address, tls.as_ref().map(|(tls, _)| &**tls)).await?;
                 Some((host, port, connection))
             }
         };
-        Ok(Self { listener, address, parent, core, bounds, masters, store, http })
+        Ok(Self { listener, address, parent, core, bounds, masters, store, http, tls, require_tls })
     }
 
     /// Where it listens; the port is the real one also where port 0 was asked for.
@@ -121,7 +130,8 @@ async fn open_store(path: PathBuf) -> Result<(Store, Vec<UserRecord>), NodeError
 
 /// Runs a node until `stop` is cancelled or the core gives up.
 async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
-    let Server { listener, address: _, parent, core: mut config, bounds, masters, store, http } = server;
+    let Server { listener, address: _, parent, core: mut config, bounds, masters, store, http, tls, require_tls } =
+        server;
     let fan_outs = available_parallelism().map_or(1, NonZero::get);
     let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
     let ended = CancellationToken::new();
@@ -134,6 +144,7 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
         line_room: LineRoom::new(bounds.max_half_line_bytes),
         traffic: Arc::default(),
+        tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
         readers: TaskTracker::new(),
         ended: ended.clone(),
         slots: Arc::clone(&slots),
@@ -156,7 +167,8 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
         // There is room for it: nobody else has sent anything yet, and the driver starts below.
         let _ = inbox.send(Inbound::Dialled { connection, slot, attempt: None }).await;
     }
-    let registry = masters.map(|masters| Registry::start(&masters, &config, &inbox, &ended, &mut tasks));
+    let registry =
+        masters.map(|masters| Registry::start(&masters, &config, shared.tls.as_ref(), &inbox, &ended, &mut tasks));
     // One verification for each connection, and one hash for each registration, is the most that the core asks for.
     let (jobs, waiting_jobs) = mpsc::channel(bounds.max_connections.saturating_add(2 * config.max_registrations));
     if config.extensions.is_some() {
@@ -175,7 +187,19 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
         };
         tasks.spawn(http::serve(listener, inspector, ended.clone()));
     }
-    tasks.spawn(accept_all(listener, slots, inbox, Arc::clone(&shared.traffic), ended.clone()));
+    let door = shared.tls.clone().filter(|tls| tls.is_offered()).map(|tls| Door {
+        tls,
+        require: require_tls,
+        patience: config.login_timeout,
+        traffic: Arc::clone(&shared.traffic),
+    });
+    if let Some((tls, hangups)) = tls {
+        let ended = ended.clone();
+        tasks.spawn(async move {
+            let _ = ended.run_until_cancelled(reload_at(hangups, tls)).await;
+        });
+    }
+    tasks.spawn(accept_all(listener, slots, inbox, Arc::clone(&shared.traffic), door, ended.clone()));
 
     let is_extended = config.extensions.is_some();
     if let Some(extensions) = &mut config.extensions {

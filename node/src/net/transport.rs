@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use arborcast_tls::{self as tls, Stream};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,27 +30,31 @@ pub struct Connection {
 /// A source of incoming connections.
 pub trait Accept: Send + 'static {
     /// The next connection. Cancel safe.
-    fn accept(&mut self) -> impl Future<Output = io::Result<Connection>> + Send;
+    fn accept(&mut self) -> impl Future<Output = io::Result<(TcpStream, SocketAddr)>> + Send;
 }
 
 impl Accept for TcpListener {
-    async fn accept(&mut self) -> io::Result<Connection> {
-        let (stream, peer) = Self::accept(self).await?;
-        Ok(connection(stream, peer))
+    async fn accept(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
     }
 }
 
 /// After how long without traffic the operating system asks whether the peer is still there.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
-pub(super) fn connection(stream: TcpStream, peer: SocketAddr) -> Connection {
+pub(super) fn connection(stream: Stream, peer: SocketAddr) -> Connection {
+    let socket = stream.socket();
     // Without these two the connection is slower, or found dead later; it works all the same.
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = socket.set_nodelay(true) {
         debug!(%peer, %error, "can't switch off delaying of small segments");
     }
-    if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER)) {
+    if let Err(error) = SockRef::from(socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER)) {
         debug!(%peer, %error, "can't switch on keep-alive");
     }
-    let (read, write) = stream.into_split();
-    Connection { read: Box::new(read), write: Box::new(write), peer }
+    // A plain one is used as it is.
+    let (read, write): (ReadHalf, WriteHalf) = match stream.into_split() {
+        (tls::ReadHalf::Plain(read), tls::WriteHalf::Plain(write)) => (Box::new(read), Box::new(write)),
+        (read, write) => (Box::new(read), Box::new(write)),
+    };
+    Connection { read, write, peer }
 }

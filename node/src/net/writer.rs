@@ -302,7 +302,12 @@ impl Writer {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>, until: Position) -> Result<Progress, CloseReason> {
         if self.finish_after.is_none_or(|after| after > until) {
-            return Ok(Progress::CaughtUp);
+            // TLS may hold what it has taken.
+            return match Pin::new(&mut self.half).poll_flush(cx) {
+                Poll::Pending => Ok(Progress::Blocked),
+                Poll::Ready(Ok(())) => Ok(Progress::CaughtUp),
+                Poll::Ready(Err(_)) => Err(CloseReason::Failed),
+            };
         }
         match Pin::new(&mut self.half).poll_shutdown(cx) {
             Poll::Pending => Ok(Progress::Blocked),

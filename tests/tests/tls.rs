@@ -1,0 +1,200 @@
+//! TLS (README): clients, links and masters, beside plain connections at the same port.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+
+use arborcast_tests::lines;
+use arborcast_tests::node::{Node, NodeBuilder, SECRET, listening_port};
+use arborcast_tests::peer::Peer;
+use arborcast_tests::process::{Process, Signal, client_binary, master_binary};
+use arborcast_tests::scrape::{http_address, metrics, value, wait_for};
+use arborcast_tests::wait::{self, PATIENCE};
+use tempfile::TempDir;
+
+/// A working set of certificates, as an operator makes one.
+struct Certificates(TempDir);
+
+impl Certificates {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        make(directory.path());
+        Self(directory)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The flags of a node or a master that has all of it.
+    fn flags(&self) -> [(&'static str, String); 3] {
+        [("--tls-cert", "node.pem"), ("--tls-key", "node.key"), ("--tls-ca", "ca.pem")]
+            .map(|(flag, name)| (flag, self.file(name).display().to_string()))
+    }
+
+    fn node(&self) -> NodeBuilder {
+        let builder = NodeBuilder::default().flag("--http", "127.0.0.1:0");
+        self.flags().into_iter().fold(builder, |builder, (flag, value)| builder.flag(flag, value))
+    }
+
+    fn send(&self, node: &Node, activity: &str) -> Process {
+        client(node, &["--tls-ca", self.file("ca.pem").to_str().unwrap(), "send", activity])
+    }
+}
+
+fn make(directory: &Path) {
+    let mut process = Process::start(client_binary(), ["certs", directory.to_str().unwrap()]);
+    assert_eq!(process.wait_exit(PATIENCE).code(), Some(0));
+}
+
+fn client(node: &Node, arguments: &[&str]) -> Process {
+    let port = node.address().port().to_string();
+    let server = ["-rh", "localhost", "-rp", &port, "--no-reconnect"];
+    Process::start(client_binary(), server.into_iter().chain(arguments.iter().copied()))
+}
+
+#[track_caller]
+fn assert_exits(mut process: Process, code: i32) -> String {
+    let status = process.wait_exit(PATIENCE);
+    let said = process.stderr().join("\n");
+    assert_eq!(status.code(), Some(code), "{said}");
+    said
+}
+
+fn handshakes(http: SocketAddr, outcome: &str) -> f64 {
+    value(&metrics(http), &format!("arborcast_node_tls_handshakes_total{{outcome=\"{outcome}\"}}")).unwrap_or_default()
+}
+
+#[test]
+fn clients_come_over_tls_and_plain_at_the_same_port() {
+    let certificates = Certificates::new();
+    let node = certificates.node().start();
+    let mut plain = Peer::connect(node.address());
+    plain.send(lines::login_anonymously());
+    plain.expect_command("LOGIN_SUCCESS");
+    assert_exits(certificates.send(&node, r#"{"n":1}"#), 0);
+    assert!(plain.expect_command("ACTIVITY_BROADCAST").text().contains(r#""n":1"#));
+    assert_eq!(handshakes(http_address(&node.process), "success"), 1.0);
+}
+
+/// Many bytes at once: what TLS holds back goes out as well.
+#[test]
+fn a_long_activity_comes_through_whole() {
+    let certificates = Certificates::new();
+    let node = certificates.node().start();
+    let long = format!(r#"{{"text":"{}"}}"#, "x".repeat(100_000));
+    let listener =
+        client(&node, &["--tls-ca", certificates.file("ca.pem").to_str().unwrap(), "listen", "--count", "3"]);
+    wait_for(http_address(&node.process), r#"arborcast_node_connections{kind="client"}"#, 1.0);
+    for _ in 0..3 {
+        assert_exits(certificates.send(&node, &long), 0);
+    }
+    assert_exits(listener, 0);
+}
+
+#[test]
+fn a_tree_and_its_masters_speak_tls_and_heal_over_it() {
+    let certificates = Certificates::new();
+    let flags = certificates.flags().into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    let master = ["--listen", "127.0.0.1:0", "-s", SECRET, "--require-tls"].map(str::to_owned);
+    let master = Process::start(master_binary(), master.into_iter().chain(flags));
+    let master_address = format!("localhost:{}", listening_port(&master));
+    let member = |id: &str| certificates.node().id(id).flag("--master", &master_address).flag("--require-tls", "all");
+    let mut root = member("a").start();
+    let children = ["b", "c"].map(|id| member(id).parent(root.address()).start());
+    let https = children.each_ref().map(|node| http_address(&node.process));
+    for http in https {
+        wait_for(http, "arborcast_node_depth", 1.0);
+        wait_for(http, &format!("arborcast_node_master_up{{master=\"{master_address}\"}}"), 1.0);
+    }
+    root.process.signal(Signal::SIGKILL);
+    wait_for(https[1], r#"arborcast_node_parent_info{parent="b"}"#, 1.0);
+    wait_for(https[0], "arborcast_node_children", 1.0);
+    assert!(handshakes(https[0], "success") >= 1.0);
+    assert_exits(certificates.send(&children[0], "{}"), 0);
+}
+
+/// With an authority, a server that comes over TLS has to show that it is of this tree; the secret is not enough.
+#[test]
+fn a_server_without_a_certificate_is_refused() {
+    let certificates = Certificates::new();
+    let node = certificates.node().flag("--require-tls", "links").start();
+    let mut plain = Peer::connect(node.address());
+    plain.send(lines::authenticate(SECRET));
+    let refusal = plain.expect_last("AUTHENTICATION_FAIL");
+    assert!(refusal.info().contains("certificate"), "{refusal:?}");
+    let mut client = Peer::connect(node.address());
+    client.send(lines::login_anonymously());
+    client.expect_command("LOGIN_SUCCESS");
+}
+
+#[test]
+fn a_plain_client_is_told_where_tls_is_required() {
+    let certificates = Certificates::new();
+    let node = certificates.node().flag("--require-tls", "all").start();
+    let mut plain = Peer::connect(node.address());
+    plain.send(lines::login_anonymously());
+    assert!(plain.expect_command("INVALID_MESSAGE").info().contains("TLS"));
+    wait_for(http_address(&node.process), r#"arborcast_node_tls_handshakes_total{outcome="plain"}"#, 1.0);
+}
+
+#[test]
+fn who_stops_in_the_handshake_is_closed_and_counted() {
+    let certificates = Certificates::new();
+    let node = certificates.node().flag("--login-timeout", "300ms").start();
+    let mut stuck = TcpStream::connect(node.address()).unwrap();
+    // The beginning of a handshake, and nothing more.
+    stuck.write_all(b"\x16\x03\x01\x02\x00\x01").unwrap();
+    stuck.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(!matches!(stuck.read(&mut [0; 1]), Ok(1..)), "closed");
+    assert_eq!(handshakes(http_address(&node.process), "timeout"), 1.0);
+}
+
+#[test]
+fn wrong_certificates_are_clear_errors() {
+    let (certificates, other) = (Certificates::new(), Certificates::new());
+    let node = certificates.node().start();
+    let said = assert_exits(other.send(&node, "{}"), 1);
+    assert!(said.contains("not from an authority that is trusted here"), "{said}");
+    let mut child = other.node().parent(node.address()).spawn();
+    assert_eq!(child.wait_exit(PATIENCE).code(), Some(1));
+    child.wait_for_stderr("not from an authority that is trusted here (--tls-ca)");
+    let mut misnamed = certificates.node().hostname("tree1.example.org").spawn();
+    assert_eq!(misnamed.wait_exit(PATIENCE).code(), Some(1));
+    misnamed.wait_for_stderr("it is not for the name by which others reach this one");
+}
+
+/// SIGHUP: new connections get the new certificate, and those that stand stay.
+#[test]
+fn certificates_are_read_again_without_dropping_anybody() {
+    let (certificates, next) = (Certificates::new(), Certificates::new());
+    let mut node = certificates.node().log("info").start();
+    let listener =
+        client(&node, &["--tls-ca", certificates.file("ca.pem").to_str().unwrap(), "listen", "--count", "1"]);
+    let http = http_address(&node.process);
+    wait_for(http, r#"arborcast_node_connections{kind="client"}"#, 1.0);
+    for name in ["ca.pem", "node.pem"] {
+        fs::copy(next.file(name), certificates.file(name)).unwrap();
+    }
+    node.process.signal(Signal::SIGHUP);
+    node.process.wait_for_stderr("the certificates stay as they are");
+    fs::copy(next.file("node.key"), certificates.file("node.key")).unwrap();
+    node.process.signal(Signal::SIGHUP);
+    node.process.wait_for_stderr("certificates read again");
+    wait::until(PATIENCE, || match next.send(&node, r#"{"n":2}"#).wait_exit(PATIENCE).code() {
+        Some(0) => Ok(()),
+        code => Err(format!("{code:?}")),
+    });
+    assert_exits(listener, 0);
+}
+
+#[test]
+fn certificates_that_are_there_are_not_overwritten() {
+    let certificates = Certificates::new();
+    let before = fs::read(certificates.file("node.key")).unwrap();
+    let mut again = Process::start(client_binary(), ["certs", certificates.0.path().to_str().unwrap()]);
+    assert_eq!(again.wait_exit(PATIENCE).code(), Some(1));
+    assert_eq!(fs::read(certificates.file("node.key")).unwrap(), before);
+}
