@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -86,12 +86,22 @@ impl Process {
         log: impl AsRef<OsStr>,
     ) -> Self {
         let mut command = Command::new(binary);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env("RUST_LOG", log);
+        command.args(arguments).stdin(Stdio::null()).env("RUST_LOG", log);
+        Self::start_command(&mut command)
+    }
+
+    /// Starts a command as it was prepared, and reads what it prints.
+    pub fn start_command(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary can be started");
         let stdout = Capture::of(child.stdout.take().expect("stdout is piped"));
         let stderr = Capture::of(child.stderr.take().expect("stderr is piped"));
         Self { child, stdout, stderr }
+    }
+
+    /// Its standard input, once, if it was prepared to be piped.
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().expect("stdin is piped, and nobody has taken it")
     }
 
     /// Sends a signal, if the process is still there.
