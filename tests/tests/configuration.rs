@@ -41,9 +41,9 @@ fn a_node_runs_by_its_file_alone_and_its_secret_does_not_show() {
     let config = format!("local-port = 0\nid = \"from-file\"\nsecret-file = {:?}\n", path(&folder, "secret"));
     fs::write(folder.path().join("node.toml"), config).unwrap();
     let process = Process::start(node_binary(), ["--config", &path(&folder, "node.toml")]);
-    let command_line = fs::read_to_string(format!("/proc/{}/cmdline", process.id())).unwrap();
-    assert!(command_line.contains("node.toml") && !command_line.contains(SECRET), "{command_line}");
     let node = NodeBuilder::default().listening(process);
+    let command_line = fs::read_to_string(format!("/proc/{}/cmdline", node.process.id())).unwrap();
+    assert!(command_line.contains("node.toml") && !command_line.contains(SECRET), "{command_line}");
     let mut link = Peer::connect(node.address());
     link.send(lines::authenticate(SECRET));
     assert_eq!(link.expect_command("SERVER_ANNOUNCE")["id"], "from-file");
