@@ -20,6 +20,8 @@ pub struct Invariants {
     logins: BTreeMap<String, Vec<Secret>>,
     /// How many messages about users have crossed a link, by command.
     pub user_messages: BTreeMap<&'static str, u64>,
+    /// How many messages that are no activities have crossed a link, by command, and their bytes.
+    pub control_messages: BTreeMap<&'static str, (u64, u64)>,
     /// How many things were looked at, so that a test can see that something was.
     pub observations: u64,
 }
@@ -34,6 +36,10 @@ impl Invariants {
         let message = message.as_ref().expect("servers send valid messages");
         if message.command().starts_with("USER_") {
             *self.user_messages.entry(message.command()).or_default() += 1;
+        }
+        if !matches!(message, Message::ActivityBroadcast { .. }) {
+            let (messages, length) = self.control_messages.entry(message.command()).or_default();
+            (*messages, *length) = (*messages + 1, *length + bytes.len() as u64);
         }
         let is_unique = matches!(
             message,
