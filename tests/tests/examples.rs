@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use arborcast_tests::forest::Forest;
 use arborcast_tests::lines;
-use arborcast_tests::node::Node;
+use arborcast_tests::master::Master;
+use arborcast_tests::node::{Node, NodeBuilder};
 use arborcast_tests::peer::Peer;
 use arborcast_tests::process::Process;
 use arborcast_tests::wait::{self, PATIENCE};
@@ -79,11 +79,16 @@ fn register_says_hello_under_its_name() {
 
 #[test]
 fn those_for_a_tree_that_heals_publish_with_acks_and_listen() {
-    let forest = Forest::grow(1, 2);
-    let listener = Process::start(example("listen_and_reconnect"), [forest.master().address().to_string()]);
-    let root = forest.shape().root();
-    expect_to_hear(&listener, &mut Peer::anonymous(forest.address(root)));
-    let said = expect_success(Process::start(example("publish_with_acks"), [forest.address(root).to_string()]));
+    // One server, since of two the fuller one redirects.
+    let master = Master::start();
+    let node = NodeBuilder::default().flag("--master", master.address()).start();
+    wait::until(PATIENCE, || {
+        let nodes = master.topology()?.nodes.len();
+        if nodes == 1 { Ok(()) } else { Err(format!("the master knows {nodes} nodes")) }
+    });
+    let listener = Process::start(example("listen_and_reconnect"), [master.address().to_string()]);
+    expect_to_hear(&listener, &mut Peer::anonymous(node.address()));
+    let said = expect_success(Process::start(example("publish_with_acks"), [node.address().to_string()]));
     assert_eq!(said.last().unwrap(), "all 1000 acknowledged");
     listener.stdout_line_matching("the last", |line| line.starts_with(r#"{"number":999,"#).then_some(()));
 }
