@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[arg(long, global = true, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
     #[arg(skip)]
-    tls: Option<Arc<Tls>>,
+    pub(crate) tls: Option<Arc<Tls>>,
     /// End with an error when the server is lost, and don't go on at another one.
     #[arg(long, global = true)]
     no_reconnect: bool,

@@ -78,6 +78,9 @@ impl BenchArgs {
         if args.servers()?.addresses.is_empty() {
             return wrong("bench needs servers, not masters: name them with -rh HOST:PORT, once for each".into());
         }
+        if args.tls.is_some() {
+            return wrong("bench can't use TLS yet: measure a plain port".into());
+        }
         if self.publishers == 0 && self.subscribers == 0 {
             return wrong("there is nothing to do with 0 publishers and 0 subscribers".into());
         }
