@@ -115,6 +115,39 @@ fn after_a_round_in_vain_the_servers_that_are_remembered_are_tried_as_well() {
     solo.take_in(remembered, &first, 3);
 }
 
+/// Half of a large tree may be cut off. The masters know who is back, so they are asked again before all are tried.
+#[test]
+fn a_round_ends_before_all_who_are_remembered_have_kept_it_waiting() {
+    let mut solo = Solo::new(|extensions| extensions.remembered = (100..200).map(target).collect());
+    solo.advise(&[]);
+    let mut tried = BTreeSet::new();
+    while solo.next_question().is_none() {
+        solo.pass(Duration::from_millis(100));
+        tried.extend(std::iter::from_fn(|| solo.next_dial()).map(|(_, target)| target.port));
+        assert!(tried.len() <= 4, "{tried:?}");
+    }
+    // Others have their turn in later rounds, whoever comes first.
+    for _ in 0..40 {
+        solo.pass(Duration::from_secs(5));
+        tried.extend(std::iter::from_fn(|| solo.next_dial()).map(|(_, target)| target.port));
+        if let Some(attempt) = solo.next_question() {
+            solo.handle(Event::MastersAnswered { attempt, candidates: Vec::new() });
+        }
+    }
+    assert!(tried.len() > 20, "{tried:?}");
+}
+
+/// A root hears its whole tree, and would be refused by each of it.
+#[test]
+fn those_below_are_not_asked() {
+    let mut solo = Solo::new(|extensions| extensions.remembered = vec![target(9), target(10)]);
+    let child = solo.accept(&authenticate(Some(applicant(9))));
+    solo.receive(child, &announce(9));
+    solo.advise(&[]);
+    solo.fail_dial(10);
+    assert!(solo.next_dial().is_none());
+}
+
 #[test]
 fn whoever_refuses_can_name_others_who_are_tried_behind_those_that_are_there() {
     let mut solo = Solo::new(|_| {});
