@@ -50,5 +50,6 @@ pub mod simulated_masters;
 pub mod solo;
 pub mod stage;
 pub mod storm;
+pub mod terminal;
 pub mod tree;
 pub mod wait;

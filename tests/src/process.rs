@@ -46,6 +46,14 @@ fn build() -> Vec<PathBuf> {
     let mut cargo = Command::new(env!("CARGO"));
     // Of the same toolchain, also where nobody has chosen one: a package may ask for another one, which need not be there.
     cargo.env("RUSTC", Path::new(env!("CARGO")).with_file_name("rustc"));
+    // What cargo tells a test of its own package. Build scripts that look at such variables would be run once more each
+    // time a test follows a build, and all that depends on them would be built again.
+    let of_this_package = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            cargo.env_remove(name);
+        }
+    }
     cargo.args(["build", "--quiet", "--bins"]);
     cargo.args(["--package=arborcast-node", "--package=arborcast-master", "--package=arborcast-client"]);
     cargo.args(["--message-format=json-render-diagnostics", "--manifest-path"]);
