@@ -31,7 +31,7 @@ Examples:
     grpcurl -plaintext -H 'authorization: Bearer SECRET' -d '{\"node_id\": \"tree1\"}' \\
       localhost:7100 arborcast.registry.v1.Registry/DrainNode
 
-On standard output comes only `listening on ADDRESS`; logs go to standard error, as much as RUST_LOG asks for (info if
+On standard output come only `http on ADDRESS` with --http, and `listening on ADDRESS`; logs go to standard error, as much as RUST_LOG asks for (info if
 unset). SIGINT and SIGTERM close everything cleanly; a second one ends it at once.
 A master keeps nothing: started again, it knows the tree as soon as the nodes have reported, and says NOT_SERVING to
 health checks until --warm-up has passed.
@@ -44,6 +44,12 @@ pub struct Cli {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7100", value_parser = host_and_port)]
     listen: (String, u16),
+    /// Where to serve the live page, metrics and health over HTTP; off unless given
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
+    http: Option<(String, u16)>,
+    /// The URL of another master's live page, for a link to it; may be given several times
+    #[arg(long, value_name = "URL", requires = "http", value_parser = page_url)]
+    peer_page: Vec<String>,
     /// The cluster's secret, the same as the nodes'
     #[arg(short, long, env = "ARBORCAST_SECRET", hide_env_values = true)]
     secret: Option<String>,
@@ -73,6 +79,10 @@ pub struct Parsed {
     pub host: String,
     /// The port there.
     pub port: u16,
+    /// Where the live page is served, if it is.
+    pub http: Option<(String, u16)>,
+    /// The live pages of other masters.
+    pub peer_pages: Vec<String>,
     /// The settings.
     pub settings: Settings,
     /// TLS, if it is offered.
@@ -110,7 +120,17 @@ impl Cli {
         let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
         let (host, port) = self.listen;
         let tls = self.tls.settings(None, arborcast_tls::Protocol::Grpc);
-        Ok(Parsed { host, port, settings, tls, require_tls: self.require_tls, log_format: self.log_format })
+        let (http, peer_pages) = (self.http, self.peer_page);
+        Ok(Parsed {
+            host,
+            port,
+            http,
+            peer_pages,
+            settings,
+            tls,
+            require_tls: self.require_tls,
+            log_format: self.log_format,
+        })
     }
 }
 
@@ -134,6 +154,14 @@ fn host_and_port(text: &str) -> Result<(String, u16), String> {
         return Err("a host, a colon and a port, such as 127.0.0.1:7100, or [::1]:7100".into());
     }
     Ok((bare.unwrap_or(host).to_owned(), port))
+}
+
+fn page_url(text: &str) -> Result<String, String> {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        Ok(text.to_owned())
+    } else {
+        Err("a URL that begins with http:// or https://".into())
+    }
 }
 
 fn warm_up(text: &str) -> Result<Duration, String> {

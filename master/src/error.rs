@@ -18,6 +18,16 @@ pub enum MasterError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The listener of the live page could not be opened.
+    #[error("cannot listen on {host}:{port} for HTTP: {source}; choose another address or port with --http")]
+    ListenHttp {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// What the operating system says.
+        source: io::Error,
+    },
     /// The descriptions of the services do not fit together: a bug in the build.
     #[error("cannot describe the services for reflection: {0}; this is a bug")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -7,11 +7,13 @@
 //! - `registry`: the topology and the streams that own it, behind one lock.
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
+//! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told.
 //! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`logging`], [`error`], [`shutdown`]: start and
 //!   stop.
 
 pub mod cli;
 pub mod error;
+pub mod http;
 pub mod logging;
 pub mod settings;
 pub mod shutdown;
@@ -21,6 +23,7 @@ mod auth;
 mod health;
 mod incoming;
 mod messages;
+mod metrics;
 mod outbox;
 mod registry;
 mod report_stream;
@@ -32,5 +35,5 @@ mod watch;
 pub use error::MasterError;
 pub use incoming::{connections, listen};
 pub use secure::{Secured, secured};
-pub use server::serve;
+pub use server::{serve, serve_with_page};
 pub use settings::Settings;

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use arborcast_master::cli::{Cli, Parsed};
+use arborcast_master::http::Page;
 use arborcast_master::shutdown::StopSignals;
-use arborcast_master::{connections, listen, logging, secured, serve};
+use arborcast_master::{connections, listen, logging, secured, serve_with_page};
 use arborcast_tls::{Tls, hangups, reload_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -33,22 +34,33 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(Parsed { host, port, settings, tls, require_tls, .. }: Parsed) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(
+    Parsed { host, port, http, peer_pages, settings, tls, require_tls, .. }: Parsed,
+) -> Result<(), Box<dyn std::error::Error>> {
     let tls = tls.map(Tls::load).transpose()?.map(Arc::new).filter(|tls| tls.is_offered());
     let signals = StopSignals::install()?;
     let stop = CancellationToken::new();
     let forwarder = tokio::spawn(signals.forward(stop.clone()));
+    let page = match http {
+        Some((host, port)) => {
+            let page = Page::bind(&host, port, peer_pages).await?;
+            say(&format!("http on {}", page.address()?));
+            Some(page)
+        }
+        None => None,
+    };
     let listener = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         listener = listen(&host, port) => listener?,
     };
     say(&format!("listening on {}", listener.local_addr()?));
     let outcome = match tls {
-        None => serve(connections(listener), settings, stop).await,
+        None => serve_with_page(connections(listener), settings, page, stop).await,
         Some(tls) => {
             let reloader = tokio::spawn(reload_at(hangups()?, Arc::clone(&tls)));
             let patience = settings.bounds.handshake_timeout;
-            let outcome = serve(secured(connections(listener), tls, require_tls, patience), settings, stop).await;
+            let outcome =
+                serve_with_page(secured(connections(listener), tls, require_tls, patience), settings, page, stop).await;
             reloader.abort();
             outcome
         }

@@ -22,6 +22,7 @@ pub(crate) struct Registry {
     warm_up: Duration,
     state: Mutex<State>,
     changed: Notify,
+    page_changed: Notify,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,14 @@ impl Registry {
     /// Knows nobody, and starts to warm up.
     pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits) -> Self {
         let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
-        Self { master_id, started: Instant::now(), warm_up, state: Mutex::new(state), changed: Notify::new() }
+        Self {
+            master_id,
+            started: Instant::now(),
+            warm_up,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            page_changed: Notify::new(),
+        }
     }
 
     /// What the master calls itself.
@@ -66,6 +74,21 @@ impl Registry {
     /// Waits until something has changed since it was waited for last.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// The same for the live page.
+    pub(crate) async fn page_changed(&self) {
+        self.page_changed.notified().await;
+    }
+
+    /// Somebody began to look at the live page.
+    pub(crate) fn wake_page(&self) {
+        self.page_changed.notify_one();
+    }
+
+    fn announce(&self) {
+        self.changed.notify_one();
+        self.page_changed.notify_one();
     }
 
     /// What is known now.
@@ -92,7 +115,7 @@ impl Registry {
         let was_owner = id.is_some_and(|id| state.topology.end_stream(stream, id));
         drop(state);
         if was_owner {
-            self.changed.notify_one();
+            self.announce();
         }
     }
 
@@ -109,7 +132,7 @@ impl Registry {
             replaced.end(Status::aborted("a later stream of this node replaced this one"));
         }
         if accepted.is_news {
-            self.changed.notify_one();
+            self.announce();
         }
         Ok(())
     }
@@ -148,7 +171,7 @@ impl Registry {
         if !is_told {
             self.lock().topology.forget_drain(id, stream);
         }
-        self.changed.notify_one();
+        self.announce();
         Ok(is_told.then_some(registered))
     }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::auth::Authorizer;
 use crate::error::MasterError;
 use crate::health;
+use crate::http::{self, Page};
 use crate::incoming::bounded;
 use crate::registry::Registry;
 use crate::service::Service;
@@ -51,12 +52,31 @@ pub async fn serve<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
+    serve_with_page(connections, settings, None, stop).await
+}
+
+/// As [`serve`], with a live page.
+///
+/// # Errors
+/// When it can't begin.
+pub async fn serve_with_page<IO>(
+    connections: impl Stream<Item = IO> + Send,
+    settings: Settings,
+    page: Option<Page>,
+    stop: CancellationToken,
+) -> Result<(), MasterError>
+where
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let Settings { master_id, secret, warm_up, bounds } = settings;
     let registry = Arc::new(Registry::new(master_id, warm_up, bounds.topology));
     let (newcomers, watchers) = mpsc::channel(NEWCOMERS);
     let tasks = TaskTracker::new();
-    let service =
-        Service::new(Arc::clone(&registry), Authorizer::new(secret), newcomers, &bounds, tasks.clone(), stop.clone());
+    let authorizer = Authorizer::new(secret);
+    if let Some(page) = page {
+        tasks.spawn(http::serve(page, Arc::clone(&registry), authorizer.clone(), stop.clone()));
+    }
+    let service = Service::new(Arc::clone(&registry), authorizer, newcomers, &bounds, tasks.clone(), stop.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     let router = router(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));

@@ -9,6 +9,7 @@ mod connections;
 mod drain;
 mod find_parent;
 mod health;
+mod http;
 mod process;
 mod queries;
 mod reflection;

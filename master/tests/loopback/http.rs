@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use arborcast_master::http::Page;
+use arborcast_master::{Settings, connections, listen, serve_with_page};
+use arborcast_proto::registry::advice;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Master, Reporter, SECRET, root, soon};
+
+async fn start() -> (Master, u16) {
+    let settings = Settings { warm_up: Duration::ZERO, ..Settings::new(SECRET.into()) };
+    let page = Page::bind("127.0.0.1", 0, Vec::new()).await.unwrap();
+    let http = page.address().unwrap().port();
+    let listener = listen("127.0.0.1", 0).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(serve_with_page(connections(listener), settings, Some(page), stop.clone()));
+    (Master { port, stop, task }, http)
+}
+
+async fn ask(port: u16, request: &str) -> TcpStream {
+    let mut stream = soon(TcpStream::connect(("127.0.0.1", port))).await.unwrap();
+    soon(stream.write_all(format!("{request}\r\nhost: x\r\n\r\n").as_bytes())).await.unwrap();
+    stream
+}
+
+async fn answer(port: u16, request: &str) -> String {
+    let mut text = String::new();
+    soon(ask(port, request).await.read_to_string(&mut text)).await.unwrap();
+    text
+}
+
+async fn read_until(stream: &mut TcpStream, wanted: &str) {
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains(wanted) {
+        assert_ne!(soon(stream.read_buf(&mut seen)).await.unwrap(), 0, "no {wanted}");
+    }
+}
+
+#[tokio::test]
+async fn the_events_tell_who_joined_and_who_was_lost() {
+    let (master, http) = start().await;
+    let mut events = ask(http, "GET /events HTTP/1.1").await;
+    let node = Reporter::register(&master, root("<b>a\"")).await;
+    read_until(&mut events, r#"<b>a\" joined"#).await;
+    drop(node);
+    read_until(&mut events, r#"<b>a\" lost"#).await;
+}
+
+#[tokio::test]
+async fn a_node_is_drained_with_the_secret_and_the_header_only() {
+    let (master, http) = start().await;
+    let mut node = Reporter::register(&master, root("a")).await;
+    let drain = "POST /drain/a HTTP/1.1";
+    let header = "x-arborcast: drain";
+    let bare = answer(http, &format!("{drain}\r\nauthorization: Bearer {SECRET}")).await;
+    assert!(bare.starts_with("HTTP/1.1 403"), "{bare}");
+    let wrong = answer(http, &format!("{drain}\r\n{header}\r\nauthorization: Bearer wrong")).await;
+    assert!(wrong.starts_with("HTTP/1.1 401"), "{wrong}");
+    assert!(!master.node("a").await.unwrap().drain_requested);
+    let right = answer(http, &format!("{drain}\r\n{header}\r\nauthorization: Bearer {SECRET}")).await;
+    assert!(right.starts_with("HTTP/1.1 202"), "{right}");
+    assert!(matches!(node.next().await.unwrap(), Some(advice::Kind::Drain(_))));
+}
+
+#[tokio::test]
+async fn many_scrapes_are_all_answered() {
+    let (master, http) = start().await;
+    let _node = Reporter::register(&master, root("a")).await;
+    for _ in 0..500 {
+        let text = answer(http, "GET /metrics HTTP/1.1").await;
+        assert!(text.contains("arborcast_master_nodes{state=\"live\"} 1"), "{text}");
+    }
+    assert!(answer(http, "GET /readyz HTTP/1.1").await.starts_with("HTTP/1.1 200"));
+    let page = answer(http, "GET / HTTP/1.1").await;
+    assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+}
