@@ -100,11 +100,11 @@ impl Terminal {
         self.pair.master.resize(size(columns, rows)).expect("a terminal can be resized");
     }
 
-    /// The rows of the screen, as they are now.
+    /// The rows of the screen, as they are now, without the blanks at their ends.
     pub fn rows(&self) -> Vec<String> {
         self.locked(|seen| {
             let screen = seen.parser.screen();
-            screen.rows(0, screen.size().1.get()).collect()
+            screen.rows(0, screen.size().1.get()).map(|row| row.trim_end().to_owned()).collect()
         })
     }
 

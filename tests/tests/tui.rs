@@ -30,6 +30,12 @@ fn client(server: SocketAddr) -> Peer {
     client
 }
 
+/// Waits until this is shown as the whole of an activity, and not only in the line that is typed.
+#[track_caller]
+fn wait_for_activity(terminal: &Terminal, text: &str) {
+    terminal.wait_for(text, |rows| rows.iter().rev().skip(2).find(|row| row.ends_with(&format!(" {text}"))).cloned());
+}
+
 #[test]
 fn what_others_publish_is_seen_and_what_is_typed_is_published() {
     let node = Node::start();
@@ -41,13 +47,9 @@ fn what_others_publish_is_seen_and_what_is_typed_is_published() {
     let row = terminal.wait_for_row("good morning");
     assert!(row.contains("anonymous "), "{row}");
     terminal.press("hello there\r");
-    terminal.wait_for("the words, by themselves", |rows| {
-        rows.iter().rev().skip(2).find(|row| row.trim_end().ends_with(" hello there")).cloned()
-    });
+    wait_for_activity(&terminal, "hello there");
     terminal.press("{\"verb\":\"post\",\"n\":1.00}\r");
-    terminal.wait_for("the JSON", |rows| {
-        rows.iter().rev().skip(2).find(|row| row.trim_end().ends_with("{\"verb\":\"post\",\"n\":1.00}")).cloned()
-    });
+    wait_for_activity(&terminal, "{\"verb\":\"post\",\"n\":1.00}");
     let published: Vec<_> = (0..3).map(|_| other.expect_command("ACTIVITY_BROADCAST")["activity"].clone()).collect();
     assert_eq!((&published[1]["object"], &published[2]["verb"]), (&"hello there".into(), &"post".into()));
     terminal.press("{\"verb\"\r");
@@ -75,7 +77,7 @@ fn the_stream_stands_still_while_one_looks_and_what_is_marked_is_copied() {
     terminal.press("\r");
     terminal.wait_for_row("number 019");
     terminal.press("\x1b");
-    terminal.wait_for_row("> ");
+    terminal.wait_for("the line for sending", |rows| rows[22].starts_with('>').then_some(()));
     terminal.press("\x19");
     terminal.wait_for_row("bytes copied");
     let copied =
@@ -104,14 +106,13 @@ fn a_killed_server_is_told_and_so_is_the_next_one() {
     let place = at(&header).expect("it is at one of the servers");
     let lost = forest.address(place);
     forest.kill(place);
+    terminal.wait_for_row("lost the connection to");
     terminal.wait_for_row("back at ");
     let header = terminal.wait_for_row("● connected");
     assert!(!header.contains(&lost.to_string()), "{header}");
     forest.shape();
     terminal.press("still here\r");
-    terminal.wait_for("the words", |rows| {
-        rows.iter().rev().skip(2).find(|row| row.trim_end().ends_with(" still here")).cloned()
-    });
+    wait_for_activity(&terminal, "still here");
     terminal.press("\x11");
     assert_eq!(terminal.wait_until_given_back().exit_code(), 0);
 }
@@ -125,7 +126,7 @@ fn the_screen_fits_every_size() {
         terminal.resize(columns, rows);
         if rows > 2 {
             terminal.wait_for(&format!("line at {columns}x{rows}"), |seen| {
-                (seen.len() == usize::from(rows) && seen[usize::from(rows) - 2].trim_end() == "> typed").then_some(())
+                (seen.len() == usize::from(rows) && seen[usize::from(rows) - 2] == "> typed").then_some(())
             });
         }
     }
