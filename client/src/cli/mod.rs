@@ -5,7 +5,7 @@
 //! - `failure`: every way to end badly, its sentence and its exit code.
 //! - `certs`: certificates for trying out.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
-//! - `tui`, `top`: what is looked at on a terminal; `terminal`: what they have in common.
+//! - `tui`: what is looked at on a terminal; `terminal`: the screen, and what may stand on it.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;

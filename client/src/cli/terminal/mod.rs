@@ -1,4 +1,4 @@
-//! What `tui` and `top` have in common: the screen, given back however they end, and what may stand on it.
+//! What programs that take the whole screen need: the screen, given back however they end, and what may stand on it.
 //!
 //! - `screen`: the terminal, its keys, and the signals.
 //! - Pure: `line` (what is being typed), `text` (whatever comes from outside as it may be shown).
