@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
 use tracing::{debug, info};
 
@@ -184,16 +185,17 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Ar
     shared.metrics.page_streams_opened.inc();
     line.is_stream.store(true, Ordering::Relaxed);
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.metrics), permit));
+    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.metrics), permit);
+    let feed = AbortOnDropHandle::new(tokio::spawn(feed));
     shared.registry.wake_page();
-    let body = stream::unfold(receiver, async |mut receiver: mpsc::Receiver<Bytes>| {
-        receiver.recv().await.map(|state| (Ok::<_, Infallible>(state), receiver))
+    let body = stream::unfold((receiver, feed), async |(mut receiver, feed): (mpsc::Receiver<Bytes>, _)| {
+        receiver.recv().await.map(|state| (Ok::<_, Infallible>(state), (receiver, feed)))
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-store")];
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// Ends with the connection, which drops the receiver, and with the page, which drops the states.
+/// Ends with the connection, which owns it, and with the page, which drops the states.
 async fn feed(
     mut states: watch::Receiver<Bytes>,
     sender: mpsc::Sender<Bytes>,
@@ -201,11 +203,7 @@ async fn feed(
     metrics: Arc<Metrics>,
     _permit: OwnedSemaphorePermit,
 ) {
-    loop {
-        tokio::select! {
-            () = sender.closed() => return,
-            changed = states.changed() => if changed.is_err() { return },
-        }
+    while states.changed().await.is_ok() {
         let state = states.borrow_and_update().clone();
         match tokio::time::timeout(READ_TIMEOUT, sender.send(state)).await {
             Ok(Ok(())) => {}

@@ -59,10 +59,12 @@ fn state(registry: &Registry, picture: &Picture, history: &History, peers: &[Str
 
 fn node(entry: &Entry, picture: &Picture) -> Value {
     let report = &entry.report;
-    let state = match entry.is_silent(picture.now) {
-        true => "silent",
-        false if entry.drain_requested => "draining",
-        false => state_name(report.state),
+    let state = if entry.is_silent(picture.now) {
+        "silent"
+    } else if entry.drain_requested {
+        "draining"
+    } else {
+        state_name(report.state)
     };
     json!({
         "id": report.id.as_str(),
