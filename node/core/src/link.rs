@@ -213,18 +213,18 @@ impl Node {
         message: Message,
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
+        if matches!(message, Message::ActivityBroadcast { .. }) {
+            self.counters.activities_from_servers += 1;
+        }
         match message {
             Message::ActivityBroadcast { relay, activity } if self.is_extended_link(connection) => {
-                self.counters.activities_from_servers += 1;
                 let tag = relay.ok_or(Refusal::Unnamed)?;
                 self.on_relayed(now, connection, tag, &activity, out);
             }
             Message::ActivityBroadcast { activity, .. } if self.relay.is_some() => {
-                self.counters.activities_from_servers += 1;
                 self.take_in(now, Some(connection), None, &Payload::Forwarded(&activity), out);
             }
             Message::ActivityBroadcast { .. } => {
-                self.counters.activities_from_servers += 1;
                 out.push(Action::Publish { publication: Publication::Forwarded(line), from: Some(connection) });
             }
             lock @ (Message::LockAllowed { .. } | Message::LockDenied(_) | Message::LockRequest(_))
