@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use arborcast_cli::Ended;
+use arborcast_cli::logging::LogFormat;
 use arborcast_proto::wire::Secret;
 use clap::Parser;
 
-use crate::logging::LogFormat;
 use crate::settings::{Bounds, Settings};
 use crate::topology::Limits;
 

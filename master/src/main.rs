@@ -4,10 +4,11 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use arborcast_cli::logging;
 use arborcast_master::cli::{Cli, Parsed};
 use arborcast_master::http::Page;
 use arborcast_master::shutdown::StopSignals;
-use arborcast_master::{connections, listen, logging, secured, serve_with_page};
+use arborcast_master::{connections, listen, secured, serve_with_page};
 use arborcast_tls::{Tls, hangups, reload_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use arborcast_cli::logging::LogFormat;
 use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
@@ -13,7 +14,6 @@ use arborcast_tls::Protocol;
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
-use crate::logging::LogFormat;
 use crate::memory::Memory;
 use crate::settings::{Bounds, Masters, Require, Settings, milliseconds_since_1970};
 use crate::store::Store;

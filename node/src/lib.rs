@@ -10,7 +10,6 @@ pub mod cli;
 mod credentials;
 pub mod error;
 mod http;
-pub mod logging;
 pub mod memory;
 mod metrics;
 pub mod net;

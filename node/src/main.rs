@@ -3,9 +3,10 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
+use arborcast_cli::logging;
 use arborcast_node::cli::{Cli, Parsed};
 use arborcast_node::net::shutdown::StopSignals;
-use arborcast_node::{NodeError, Server, logging};
+use arborcast_node::{NodeError, Server};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 

@@ -8,10 +8,12 @@
 //! - `layers`: which of the values of a flag counts, and what is said when it can't be used.
 //! - `file`, `environment`: where values stand beside the command line.
 //! - `printed`: the configuration that came out, secrets masked.
+//! - [`logging`]: the log of the servers.
 
 mod environment;
 mod file;
 mod layers;
+pub mod logging;
 mod printed;
 
 use std::ffi::OsString;
