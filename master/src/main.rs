@@ -4,7 +4,7 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use arborcast_cli::logging;
+use arborcast_cli::{logging, open_files};
 use arborcast_master::cli::{Cli, Parsed};
 use arborcast_master::http::Page;
 use arborcast_master::shutdown::StopSignals;
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
     logging::start(parsed.log_format);
     // Where the operating system does not let us have more files we do with those it gives.
-    match rlimit::increase_nofile_limit(u64::MAX) {
+    match open_files::make_room(parsed.settings.bounds.connections) {
         Ok(limit) => debug!(limit, "open files"),
         Err(error) => debug!(%error, "can't raise the limit of open files"),
     }

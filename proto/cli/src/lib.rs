@@ -9,11 +9,13 @@
 //! - `file`, `environment`: where values stand beside the command line.
 //! - `printed`: the configuration that came out, secrets masked.
 //! - [`logging`]: the log of the servers.
+//! - [`open_files`]: how many connections they may have.
 
 mod environment;
 mod file;
 mod layers;
 pub mod logging;
+pub mod open_files;
 mod printed;
 
 use std::ffi::OsString;

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use arborcast_cli::open_files;
 use arborcast_tests::peers::cases::{Case, delivery_lengths, versions};
 use arborcast_tests::peers::load::Settings;
 use arborcast_tests::peers::raw;
@@ -46,13 +47,16 @@ struct Cli {
     raw_writer: Option<usize>,
 }
 
+/// Open files of the largest case, and more.
+const MOST_FILES: usize = 8192;
+
 /// Every round's value of each figure, in the order of its first appearance.
 type Figures = Vec<(&'static str, Vec<f64>)>;
 
 fn main() {
     let cli = Cli::parse();
     // Where the operating system does not let us have more files, the largest cases fail and say so.
-    drop(rlimit::increase_nofile_limit(u64::MAX));
+    drop(open_files::make_room(MOST_FILES));
     if let Some(sockets) = cli.raw_writer {
         // Its readers have gone away: that is its end.
         drop(raw::write_to(sockets));

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use arborcast_cli::open_files;
+
 use super::payload::{MAX_PUBLISHERS, MIN_SIZE};
 use crate::cli::args::Args;
 use crate::cli::failure::Failure;
@@ -118,10 +120,10 @@ impl Plan {
     }
 
     fn make_room_for_connections(&self) -> Result<(), Failure> {
-        let needed = (self.clients() + OTHER_FILES) as u64;
+        let needed = self.clients() + OTHER_FILES;
         // Where the system doesn't say, the first connection too many will.
-        match rlimit::increase_nofile_limit(u64::MAX) {
-            Ok(limit) if limit < needed => Err(Failure::BadBench {
+        match open_files::make_room(needed) {
+            Ok(limit) if limit < needed as u64 => Err(Failure::BadBench {
                 reason: format!(
                     "{} connections need {needed} open files, and the system allows {limit}: see `ulimit -Hn`",
                     self.clients()
