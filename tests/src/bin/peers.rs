@@ -1,4 +1,4 @@
-//! `cargo peers`: the same load on our node, nats-server and mosquitto, and what the machine itself can do.
+//! `cargo peers`: the same load on our node, nats-server, mosquitto and ngircd, and what the machine itself can do.
 //!
 //! What is measured, and how, says `tests/benches/README.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark fails by panicking")]
@@ -14,7 +14,7 @@ use arborcast_tests::peers::servers::Contender;
 use clap::{Parser, ValueEnum as _};
 use serde_json::json;
 
-/// Measures our node beside nats-server and mosquitto, all in turns.
+/// Measures our node beside nats-server, mosquitto and ngircd, all in turns.
 #[derive(Parser)]
 #[command(name = "cargo peers")]
 struct Cli {
@@ -63,7 +63,7 @@ fn main() {
         return;
     }
     let missing: Vec<&str> =
-        [Contender::Nats, Contender::Mosquitto].into_iter().filter_map(Contender::missing).collect();
+        [Contender::Nats, Contender::Mosquitto, Contender::Ngircd].into_iter().filter_map(Contender::missing).collect();
     if !missing.is_empty() {
         let names = missing.join(" ");
         eprintln!("not found, and left out: {names} (on Debian: apt install {names})");

@@ -66,11 +66,13 @@ impl Case {
 
     /// Of whom it is measured. Ours comes first.
     pub fn contenders(self) -> &'static [Contender] {
-        use Contender::{Arborcast, ArborcastAcknowledged, Mosquitto, Nats, NatsCluster, Raw};
+        use Contender::{Arborcast, ArborcastAcknowledged, Mosquitto, Nats, NatsCluster, Ngircd, Raw};
         match self {
             Self::OneTo100 | Self::OneTo1000 => &[Arborcast, Nats, Mosquitto, Raw],
-            Self::TenTo100 | Self::Latency | Self::Memory | Self::Logins => &[Arborcast, Nats, Mosquitto],
-            Self::Tree | Self::LatencyTree => &[Arborcast, Nats, NatsCluster, Mosquitto],
+            Self::TenTo100 | Self::Memory | Self::Logins => &[Arborcast, Nats, Mosquitto],
+            Self::Tree => &[Arborcast, Nats, NatsCluster, Mosquitto],
+            Self::Latency => &[Arborcast, Nats, Mosquitto, Ngircd],
+            Self::LatencyTree => &[Arborcast, Nats, NatsCluster, Mosquitto, Ngircd],
             Self::Acks | Self::AcksTree => &[ArborcastAcknowledged, Arborcast],
             Self::Fairness => &[ArborcastAcknowledged, Nats, Mosquitto],
         }
@@ -223,12 +225,12 @@ fn heartbeat_gaps(address: std::net::SocketAddr, end: Instant) -> Vec<u64> {
 
 /// The versions of the others, as they say them.
 pub fn versions() -> Vec<String> {
-    [Contender::Nats, Contender::Mosquitto].into_iter().filter_map(Contender::version).collect()
+    [Contender::Nats, Contender::Mosquitto, Contender::Ngircd].into_iter().filter_map(Contender::version).collect()
 }
 
 /// For who looks at the length of what is sent.
 pub fn delivery_lengths() -> Vec<(&'static str, usize)> {
-    [Contender::Arborcast, Contender::Nats, Contender::Mosquitto]
+    [Contender::Arborcast, Contender::Nats, Contender::Mosquitto, Contender::Ngircd]
         .map(|contender| (contender.name(), Protocol::delivery(contender.protocol(), 0).len()))
         .into()
 }

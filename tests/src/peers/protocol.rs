@@ -33,6 +33,8 @@ pub enum Protocol {
     Nats,
     /// MQTT 3.1.1, QoS 0.
     Mqtt,
+    /// Internet Relay Chat: everybody is in one channel, but for who only publishes.
+    Irc,
     /// Nothing is said; bytes come.
     Raw,
 }
@@ -69,6 +71,7 @@ impl Protocol {
             }
             Self::Nats => write!(out, "PUB {SUBJECT} {ACTIVITY_BYTES}\r\n{activity}\r\n"),
             Self::Mqtt => out.write_all(&mqtt_publish(&activity)),
+            Self::Irc => write!(out, "PRIVMSG #{SUBJECT} :{activity}\r\n"),
         };
     }
 
@@ -78,6 +81,8 @@ impl Protocol {
         match self {
             Self::Nats => format!("MSG {SUBJECT} 1 {ACTIVITY_BYTES}\r\n{activity}\r\n").into_bytes(),
             Self::Mqtt => mqtt_publish(&activity),
+            // One publisher at most is measured, who is called p0; the rest of its name is the same for all here.
+            Self::Irc => format!(":p0!~{SUBJECT}@127.0.0.1 PRIVMSG #{SUBJECT} :{activity}\r\n").into_bytes(),
             Self::Plain | Self::Acknowledged | Self::Raw => {
                 let members = &activity[..activity.len() - 1];
                 format!(
@@ -119,6 +124,10 @@ impl Protocol {
                 stream.write_all(&[0x82, 6, 0, 1, 0, 1, SUBJECT.as_bytes()[0], 0])?;
                 expect_end(&mut stream, &[0x90, 3, 0, 1, 0])?;
             }
+            Self::Irc => {
+                stream.write_all(format!("JOIN #{SUBJECT}\r\n").as_bytes())?;
+                expect_end(&mut stream, b":End of NAMES list\r\n")?;
+            }
         }
         Ok(Some(stream))
     }
@@ -156,6 +165,10 @@ impl Protocol {
                 connect[1] = u8::try_from(connect.len() - 2).map_err(io::Error::other)?;
                 stream.write_all(&connect)?;
                 expect_end(&mut stream, &[0x20, 2, 0, 0])?;
+            }
+            Self::Irc => {
+                stream.write_all(format!("NICK {session}\r\nUSER {SUBJECT} 0 * :{session}\r\n").as_bytes())?;
+                expect_end(&mut stream, b":End of MOTD command\r\n")?;
             }
         }
         Ok(stream)
@@ -200,7 +213,7 @@ mod tests {
 
     #[test]
     fn an_activity_has_its_length_and_its_time_where_they_are_looked_for() {
-        for protocol in [Protocol::Plain, Protocol::Nats, Protocol::Mqtt, Protocol::Raw] {
+        for protocol in [Protocol::Plain, Protocol::Nats, Protocol::Mqtt, Protocol::Irc, Protocol::Raw] {
             let delivery = protocol.delivery(123);
             assert_eq!(&delivery[protocol.stamp_range()], b"00000000000000000123");
             assert_eq!(delivery.len(), protocol.delivery(u64::MAX).len());

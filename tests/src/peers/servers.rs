@@ -33,6 +33,8 @@ pub enum Contender {
     NatsCluster,
     /// mosquitto; three are bridged.
     Mosquitto,
+    /// ngircd; three are linked below one.
+    Ngircd,
     /// One process that writes the same bytes as our node, and does nothing else.
     Raw,
 }
@@ -46,6 +48,7 @@ impl Contender {
             Self::Nats => "nats-server",
             Self::NatsCluster => "nats-server, cluster",
             Self::Mosquitto => "mosquitto",
+            Self::Ngircd => "ngircd",
             Self::Raw => "raw writes",
         }
     }
@@ -57,6 +60,7 @@ impl Contender {
             Self::ArborcastAcknowledged => Protocol::Acknowledged,
             Self::Nats | Self::NatsCluster => Protocol::Nats,
             Self::Mosquitto => Protocol::Mqtt,
+            Self::Ngircd => Protocol::Irc,
             Self::Raw => Protocol::Raw,
         }
     }
@@ -66,6 +70,7 @@ impl Contender {
         match self {
             Self::Nats | Self::NatsCluster => Some("nats-server"),
             Self::Mosquitto => Some("mosquitto"),
+            Self::Ngircd => Some("ngircd"),
             Self::Arborcast | Self::ArborcastAcknowledged | Self::Raw => None,
         }
     }
@@ -81,7 +86,7 @@ impl Contender {
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8_lossy(&text)
             .lines()
-            .find(|line| line.contains("version") || line.contains(": v"))
+            .find(|line| line.contains("version") || line.contains(": v") || line.starts_with("ngIRCd"))
             .map(Into::into)
     }
 
@@ -112,6 +117,7 @@ impl Servers {
             Contender::Arborcast | Contender::ArborcastAcknowledged => Self::arborcast(contender, count),
             Contender::Nats | Contender::NatsCluster => Self::nats(contender, count),
             Contender::Mosquitto => Self::mosquitto(count),
+            Contender::Ngircd => Self::ngircd(count),
             Contender::Raw => Self::raw(sockets),
         }
     }
@@ -152,7 +158,7 @@ impl Servers {
 
     fn nats(contender: Contender, count: usize) -> Self {
         let (ports, links) = (free_ports(count), free_ports(count));
-        Self::configured("nats-server", "-c", &ports, |place| {
+        Self::configured("nats-server", &["-c"], &ports, |place| {
             let common = format!("listen: \"127.0.0.1:{}\"\nserver_name: \"n{place}\"\n", ports[place]);
             let link = match (contender, place) {
                 _ if count == 1 => String::new(),
@@ -173,7 +179,7 @@ impl Servers {
 
     fn mosquitto(count: usize) -> Self {
         let ports = free_ports(count);
-        Self::configured("mosquitto", "-c", &ports, |place| {
+        Self::configured("mosquitto", &["-c"], &ports, |place| {
             let common = format!(
                 "listener {} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nmax_queued_messages 0\n\
                  persistence false\nlog_type error\n",
@@ -191,7 +197,26 @@ impl Servers {
         })
     }
 
-    fn configured(program: &str, flag: &str, ports: &[u16], configuration: impl Fn(usize) -> String) -> Self {
+    fn ngircd(count: usize) -> Self {
+        let ports = free_ports(count);
+        Self::configured("ngircd", &["-n", "-f"], &ports, |place| {
+            let common = format!(
+                "[Global]\nName = n{place}.example\nInfo = n{place}\nListen = 127.0.0.1\nPorts = {}\nMotdPhrase = hello\n\
+                 [Limits]\nMaxConnections = 0\nMaxConnectionsIP = 0\nMaxPenaltyTime = 0\nPingTimeout = 3600\n\
+                 ConnectRetry = 1\n[Options]\nDNS = no\nIdent = no\nPAM = no\nSyslogFacility = local1\n",
+                ports[place]
+            );
+            let link = |to: usize, how: &str| {
+                format!("[Server]\nName = n{to}.example\nMyPassword = link\nPeerPassword = link\n{how}\n")
+            };
+            match place {
+                0 => common + &(1..count).map(|child| link(child, "Passive = yes")).collect::<String>(),
+                _ => common + &link(0, &format!("Host = 127.0.0.1\nPort = {}", ports[0])),
+            }
+        })
+    }
+
+    fn configured(program: &str, flags: &[&str], ports: &[u16], configuration: impl Fn(usize) -> String) -> Self {
         let binary = find(program).expect("asked before");
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let addresses: Vec<_> = ports.iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
@@ -199,7 +224,7 @@ impl Servers {
         for (place, address) in addresses.iter().enumerate() {
             let file = directory.path().join(format!("{place}.conf"));
             fs::write(&file, configuration(place)).expect("the configuration can be written");
-            processes.push(Process::start(&binary, [Path::new(flag), &file]));
+            processes.push(Process::start(&binary, flags.iter().map(Path::new).chain([&*file])));
             wait::until(PATIENCE, || match TcpStream::connect(address) {
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!("{program} does not listen on {address}: {error}")),
