@@ -36,6 +36,10 @@ const BATCHES_AT_ONCE: usize = 64;
 /// Bytes that are published at once.
 pub(super) const MAX_DRAFT_BYTES: u64 = 256 << 10;
 
+/// As little as that, published to as few as these, is written by one thread before another one is awake.
+const FEW_BYTES: u64 = 4 << 10;
+const FEW_CONNECTIONS: usize = 64;
+
 /// What happens on the connections.
 pub(crate) enum Inbound {
     /// Somebody connected.
@@ -370,11 +374,14 @@ impl Driver {
                 let _ = fan_out.handle.commands.send(std::mem::take(&mut fan_out.commands)).await;
             }
         }
-        if self.unpublished_bytes() > 0 {
+        let bytes = self.unpublished_bytes();
+        if bytes > 0 {
             self.drafts.plain.publish(&self.shared.logs.plain);
             self.drafts.extended.publish(&self.shared.logs.extended);
-            for fan_out in &self.fan_outs {
-                fan_out.handle.wake();
+            if bytes <= FEW_BYTES && self.endings.len() <= FEW_CONNECTIONS {
+                self.fan_outs.first().inspect(|first| first.handle.wake_in_turn());
+            } else {
+                self.fan_outs.iter().for_each(|fan_out| fan_out.handle.wake());
             }
         }
     }

@@ -2,6 +2,7 @@
 //! however many subscribers there are.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Wake, Waker};
 use std::time::{Duration, Instant};
@@ -55,13 +56,29 @@ impl FanOutHandle {
     pub(super) fn wake(&self) {
         self.wake.notify.notify_one();
     }
+
+    /// Something was published, so little that waking threads would take longer than writing it: the tasks have their
+    /// turn one after the other, beginning with this one.
+    pub(super) fn wake_in_turn(&self) {
+        self.wake.wake_in_turn();
+    }
 }
 
-/// The connections whose sockets have become writable again.
+/// Why a task is woken.
 #[derive(Default)]
 struct Ready {
+    /// The connections whose sockets have become writable again.
     connections: Mutex<Vec<ConnectionId>>,
+    /// The next task is to be woken when this one has served its connections.
+    wakes_next: AtomicBool,
     notify: Notify,
+}
+
+impl Ready {
+    fn wake_in_turn(&self) {
+        self.wakes_next.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
 }
 
 /// The waker of one connection's socket.
@@ -102,6 +119,8 @@ pub(super) struct FanOut {
     /// Boxed, since a table has room for twice as many as are in it.
     served: HashMap<ConnectionId, Box<Served>>,
     ready: Arc<Ready>,
+    /// That of the next task.
+    next: Option<Arc<Ready>>,
     /// Up to where everyone who could be was served.
     until: PerForm<Position>,
     /// When the connections that are being closed must be gone, earliest first.
@@ -119,6 +138,7 @@ impl FanOut {
         pace: Arc<Pace>,
         traffic: Arc<Traffic>,
         max_waiting_bytes: usize,
+        next: Option<&FanOutHandle>,
     ) -> (FanOutHandle, Self) {
         let (sender, commands) = mpsc::channel(COMMAND_BATCHES);
         let ready = Arc::new(Ready::default());
@@ -132,6 +152,7 @@ impl FanOut {
             max_waiting_bytes,
             served: HashMap::new(),
             ready: Arc::clone(&ready),
+            next: next.map(|next| Arc::clone(&next.wake)),
             until: PerForm::default(),
             finishing: VecDeque::new(),
             tally: Tally::default(),
@@ -201,6 +222,11 @@ impl FanOut {
             }
         }
         self.turn = turn;
+        if self.ready.wakes_next.swap(false, Ordering::AcqRel)
+            && let Some(next) = &self.next
+        {
+            next.wake_in_turn();
+        }
         self.traffic.sent_bytes.add(std::mem::take(&mut self.written));
         self.cut_overdue(now);
         // Nobody falls behind while nothing is published, and looking at everybody costs more than letting one in.

@@ -154,13 +154,14 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
 
     let mut tasks = JoinSet::new();
     let mut handles = Vec::with_capacity(fan_outs);
-    for index in 0..fan_outs {
+    for index in (0..fan_outs).rev() {
         let (logs, pace, traffic) = (Arc::clone(&shared.logs), Arc::clone(&shared.pace), Arc::clone(&shared.traffic));
-        let (handle, fan_out) = FanOut::new(index, logs, pace, traffic, bounds.max_waiting_bytes);
+        let (handle, fan_out) = FanOut::new(index, logs, pace, traffic, bounds.max_waiting_bytes, handles.last());
         handles.push(handle);
         // It never waits for a peer, and gives way by itself; see there.
         tasks.spawn(tokio::task::unconstrained(fan_out.run()));
     }
+    handles.reverse();
     if let Some((_, _, connection)) = parent
         && let Ok(slot) = Arc::clone(&slots).try_acquire_owned()
     {
