@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 
-use super::protocol::Protocol;
+use super::protocol::{Protocol, activity};
 use super::servers::Servers;
 use crate::wait::PATIENCE;
 
@@ -130,26 +130,19 @@ impl Clients {
     /// The same for as long as `meanwhile` takes.
     pub fn full_load_while(&mut self, servers: &Servers, settings: Settings, meanwhile: impl FnOnce()) -> Rates {
         let (protocol, subscribers) = (self.protocol, self.subscribers.len() as f64);
-        let unit = if protocol.counts_lines() { 1.0 } else { protocol.delivery(0).len() as f64 };
+        let length = if protocol.counts_activities() { 0 } else { protocol.delivery(0).len() };
         let (stop, closed) = (AtomicBool::new(false), AtomicU64::new(0));
         let counts: Vec<AtomicU64> = (0..settings.readers).map(|_| AtomicU64::new(0)).collect();
-        let delivered = || counts.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>() as f64 / unit;
+        let delivered = || counts.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>() as f64;
         let mut rates = None;
         thread::scope(|scope| {
             for (number, count) in counts.iter().enumerate() {
                 let streams: Vec<&TcpStream> = self.subscribers.iter().skip(number).step_by(settings.readers).collect();
                 let (stop, closed) = (&stop, &closed);
                 scope.spawn(move || {
-                    let tally = |bytes: &[u8]| {
-                        let more = if protocol.counts_lines() {
-                            memchr::memchr_iter(b'\n', bytes).count()
-                        } else {
-                            bytes.len()
-                        };
-                        count.fetch_add(more as u64, Ordering::Relaxed);
-                    };
-                    closed
-                        .fetch_add(read_all(&streams, settings.rest, stop, |_, bytes| tally(bytes)), Ordering::Relaxed);
+                    let mut tally = Tally::new(length);
+                    let read = |place: usize, bytes: &[u8]| count.store(tally.add(place, bytes), Ordering::Relaxed);
+                    closed.fetch_add(read_all(&streams, settings.rest, stop, read), Ordering::Relaxed);
                 });
             }
             let (publishers, stop_flag, delivered_now) = (&mut self.publishers, &stop, &delivered);
@@ -242,6 +235,33 @@ impl Clients {
     }
 }
 
+/// How many deliveries a thread has read, by their bytes: counting line ends would take more of the machine than reading
+/// them does. Where their lengths differ, the first subscriber's lines are counted: all get the same ones.
+struct Tally {
+    bytes: u64,
+    sample_bytes: u64,
+    sample_lines: u64,
+    counts_lines: bool,
+}
+
+impl Tally {
+    /// Of deliveries of that length; 0 where they differ.
+    fn new(length: usize) -> Self {
+        let counts_lines = length == 0;
+        Self { bytes: 0, sample_bytes: length as u64, sample_lines: u64::from(!counts_lines), counts_lines }
+    }
+
+    /// Adds what was read by one of the subscribers, and returns how many deliveries that makes.
+    fn add(&mut self, place: usize, bytes: &[u8]) -> u64 {
+        self.bytes += bytes.len() as u64;
+        if self.counts_lines && place == 0 {
+            self.sample_bytes += bytes.len() as u64;
+            self.sample_lines += memchr::memchr_iter(b'\n', bytes).count() as u64;
+        }
+        (self.bytes as u128 * u128::from(self.sample_lines) / u128::from(self.sample_bytes.max(1))) as u64
+    }
+}
+
 impl Publisher {
     /// Whether everything is written.
     fn is_done(&self) -> bool {
@@ -251,11 +271,12 @@ impl Publisher {
     /// Composes activities to be written.
     fn prepare(&mut self, protocol: Protocol, count: u64, stamp: u64) {
         // The same again need not be composed again.
-        let is_same = self.repeats && count == BATCH && !protocol.counts_lines();
+        let is_same = self.repeats && count == BATCH && !protocol.counts_activities();
         if !is_same {
             self.batch.clear();
+            let activity = activity(stamp);
             for number in 1..=count {
-                protocol.put_publication(self.sent + number, stamp, &mut self.batch);
+                protocol.put_publication(self.sent + number, &activity, &mut self.batch);
             }
             self.repeats = count == BATCH;
         }

@@ -40,7 +40,7 @@ pub enum Protocol {
 }
 
 /// The activity that was published at that time.
-fn activity(stamp: u64) -> String {
+pub fn activity(stamp: u64) -> String {
     let activity = format!(r#"{{"verb":"post","sent":"{stamp:0STAMP_DIGITS$}","object":"{}"}}"#, "something".repeat(8));
     let (head, _) = activity.split_at(ACTIVITY_BYTES - 2);
     format!("{head}\"}}")
@@ -52,14 +52,13 @@ impl Protocol {
         matches!(self, Self::Plain | Self::Acknowledged)
     }
 
-    /// Whether deliveries have to be counted by line ends since their lengths differ; otherwise by bytes.
-    pub fn counts_lines(self) -> bool {
+    /// Whether activities are numbered, so that no two publications are the same, and deliveries have different lengths.
+    pub fn counts_activities(self) -> bool {
         self == Self::Acknowledged
     }
 
-    /// Appends the `number`th activity of a publisher, as it sends it.
-    pub fn put_publication(self, number: u64, stamp: u64, out: &mut Vec<u8>) {
-        let activity = activity(stamp);
+    /// Appends an activity, the `number`th of its publisher, as it sends it.
+    pub fn put_publication(self, number: u64, activity: &str, out: &mut Vec<u8>) {
         // Writing to memory does not fail.
         let _ = match self {
             Self::Plain | Self::Raw => {
@@ -70,7 +69,7 @@ impl Protocol {
                 writeln!(out, r#"{{{head},"number":{number},"activity":{activity}}}"#)
             }
             Self::Nats => write!(out, "PUB {SUBJECT} {ACTIVITY_BYTES}\r\n{activity}\r\n"),
-            Self::Mqtt => out.write_all(&mqtt_publish(&activity)),
+            Self::Mqtt => out.write_all(&mqtt_publish(activity)),
             Self::Irc => write!(out, "PRIVMSG #{SUBJECT} :{activity}\r\n"),
         };
     }
