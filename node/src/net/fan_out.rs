@@ -331,3 +331,126 @@ impl FanOut {
         self.pace.report(self.index, tally);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    use arborcast_core::Form;
+    use tokio::io::AsyncWrite;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+    use tokio::task::JoinSet;
+    use tokio::time::timeout;
+
+    use super::super::broadcast_log::Draft;
+    use super::super::writer::{Ending, Subscription};
+    use super::*;
+
+    const SUBSCRIBER: Subscription = Subscription { form: Form::Plain, is_link: false, takes_history: false };
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// Takes whatever comes, and tells whose it was and how long.
+    struct Socket(ConnectionId, UnboundedSender<(ConnectionId, usize)>);
+
+    impl AsyncWrite for Socket {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.1.send((self.0, bytes.len())).unwrap();
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    struct Bench {
+        logs: Arc<BroadcastLogs>,
+        pace: Arc<Pace>,
+        draft: Draft,
+        socket: UnboundedSender<(ConnectionId, usize)>,
+    }
+
+    impl Bench {
+        fn new() -> (Self, UnboundedReceiver<(ConnectionId, usize)>) {
+            let (socket, written) = unbounded_channel();
+            let logs = Arc::new(BroadcastLogs::new(64 << 20, 0));
+            (Self { logs, pace: Arc::new(Pace::new(2, 64 << 20)), draft: Draft::new(), socket }, written)
+        }
+
+        fn fan_out(&self, index: usize, next: Option<&FanOutHandle>) -> (FanOutHandle, FanOut) {
+            FanOut::new(index, Arc::clone(&self.logs), Arc::clone(&self.pace), Arc::default(), 1 << 20, next)
+        }
+
+        fn attach(&self, connection: u64) -> (ConnectionId, Command) {
+            let id = ConnectionId(connection);
+            let half = Box::new(Socket(id, self.socket.clone()));
+            (id, Command::Attach(Box::new(Writer::new(id, half, Arc::new(Ending::new()), Instant::now()))))
+        }
+
+        fn subscriber(&self, connection: u64) -> [(ConnectionId, Command); 2] {
+            let from = PerForm::default();
+            [self.attach(connection), (ConnectionId(connection), Command::Subscribe { from, subscription: SUBSCRIBER })]
+        }
+
+        fn publish(&mut self, bytes: usize) {
+            self.draft.write(None.into(), |out| out.resize(out.len() + bytes, b'x'));
+            self.draft.publish(&self.logs.plain);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_answered_waits_for_a_turn_and_not_for_all_that_is_published() {
+        let (mut bench, mut written) = Bench::new();
+        let (handle, mut fan_out) = bench.fan_out(0, None);
+        let (answered, answer) = (ConnectionId(100), Bytes::from_static(b"welcome\n"));
+        let mut commands: Vec<_> = (0..16).flat_map(|connection| bench.subscriber(connection)).collect();
+        commands.push(bench.attach(answered.0));
+        fan_out.pass(Some(commands)).await;
+        bench.publish(TURN_BYTES / 2);
+
+        let ends = bench.logs.ends();
+        let push = async {
+            let command = Command::Push { after: ends, line: answer };
+            assert!(handle.commands.send(vec![(answered, command)]).await.is_ok());
+        };
+        tokio::join!(fan_out.pass(None), push);
+
+        let (mut before, mut after) = (0, 0);
+        while let Ok((connection, bytes)) = written.try_recv() {
+            if connection == answered {
+                before = std::mem::take(&mut after);
+            } else {
+                after += bytes;
+            }
+        }
+        assert!((TURN_BYTES..2 * TURN_BYTES).contains(&before), "{before} bytes came first");
+        assert_eq!(before + after, 16 * TURN_BYTES / 2);
+    }
+
+    #[tokio::test]
+    async fn tasks_that_have_their_turn_one_after_the_other_all_have_it() {
+        let (mut bench, mut written) = Bench::new();
+        let (last, second) = bench.fan_out(1, None);
+        let (first, first_task) = bench.fan_out(0, Some(&last));
+        for (handle, connection) in [(&first, 0), (&last, 1)] {
+            assert!(handle.commands.send(bench.subscriber(connection).into()).await.is_ok());
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(first_task.run());
+        tasks.spawn(second.run());
+        for _ in 0..3 {
+            bench.publish(5);
+            first.wake_in_turn();
+            for connection in [0, 1] {
+                let next = timeout(PATIENCE, written.recv()).await;
+                assert_eq!(next, Ok(Some((ConnectionId(connection), 5))));
+            }
+        }
+    }
+}
