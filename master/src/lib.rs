@@ -8,14 +8,12 @@
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
 //! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told.
-//! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`], [`shutdown`]: start and
-//!   stop.
+//! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`]: start and stop.
 
 pub mod cli;
 pub mod error;
 pub mod http;
 pub mod settings;
-pub mod shutdown;
 pub mod topology;
 
 mod auth;
