@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arborcast_core::{NotReady, Status};
 use arborcast_serve::http;
+use arborcast_tls::Acceptor;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -52,14 +53,14 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAd
 }
 
 /// Answers until told to stop. What is being answered then is cut.
-pub(crate) async fn serve(listener: TcpListener, inspector: Inspector, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, tls: Option<Acceptor>, inspector: Inspector, stop: CancellationToken) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .fallback(async || (StatusCode::NOT_FOUND, "there is /metrics, /healthz and /readyz\n"))
         .with_state(Arc::new(inspector));
-    http::serve(listener, router, MAX_CONNECTIONS, stop).await;
+    http::serve(listener, tls, router, MAX_CONNECTIONS, stop).await;
 }
 
 async fn metrics(State(inspector): State<Arc<Inspector>>) -> Response {
@@ -109,7 +110,8 @@ impl Inspector {
             received_bytes: self.traffic.received_bytes.get(),
             sent_bytes: self.traffic.sent_bytes.get(),
             turned_away: self.traffic.turned_away.get(),
-            handshakes: self.traffic.handshakes(),
+            handshakes: self.traffic.handshakes.counts(),
+            failed_dials: self.traffic.failed_dials.get(),
             masters: masters.collect(),
         }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_serve::http::{self, Line};
+use arborcast_tls::{Acceptor, Handshakes, Protocol};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -29,7 +30,7 @@ use tracing::info;
 use crate::auth::Authorizer;
 use crate::error::MasterError;
 use crate::messages;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Open};
 use crate::registry::Registry;
 
 /// Connections at one time; the others wait in the operating system's queue.
@@ -50,6 +51,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 pub struct Page {
     listener: TcpListener,
     peer_pages: Vec<String>,
+    tls: Option<Acceptor>,
 }
 
 impl Page {
@@ -60,7 +62,13 @@ impl Page {
     pub async fn bind(host: &str, port: u16, peer_pages: Vec<String>) -> Result<Self, MasterError> {
         let listener = http::bind(host, port).await;
         let listener = listener.map_err(|source| MasterError::ListenHttp { host: host.to_owned(), port, source })?;
-        Ok(Self { listener, peer_pages })
+        Ok(Self { listener, peer_pages, tls: None })
+    }
+
+    /// Takes TLS there too, as the acceptor says.
+    #[must_use]
+    pub fn over_tls(self, acceptor: Acceptor) -> Self {
+        Self { tls: Some(Acceptor { protocol: Protocol::Http, ..acceptor }), ..self }
     }
 
     /// Where it listens.
@@ -75,17 +83,17 @@ impl Page {
 struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
-    metrics: Arc<Metrics>,
+    handshakes: Option<Arc<Handshakes>>,
     states: watch::Sender<Bytes>,
     streams: Arc<Semaphore>,
 }
 
 /// Answers until told to stop. What is being answered then is cut.
 pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
-    let metrics = Arc::new(Metrics::default());
     let (states, _) = watch::channel(Bytes::new());
-    let following = state::follow(Arc::clone(&registry), Arc::clone(&metrics), states.clone(), page.peer_pages);
+    let following = state::follow(Arc::clone(&registry), states.clone(), page.peer_pages);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+    let handshakes = page.tls.as_ref().map(|acceptor| Arc::clone(&acceptor.handshakes));
     let router = Router::new()
         .route("/", get(async || asset("text/html; charset=utf-8", include_str!("assets/index.html"))))
         .route("/page.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/page.css"))))
@@ -99,8 +107,8 @@ pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Autho
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/drain/{id}", post(drain))
-        .with_state(Arc::new(Shared { registry, authorizer, metrics, states, streams }));
-    let serving = http::serve(page.listener, router, MAX_CONNECTIONS, stop.clone());
+        .with_state(Arc::new(Shared { registry, authorizer, handshakes, states, streams }));
+    let serving = http::serve(page.listener, page.tls, router, MAX_CONNECTIONS, stop.clone());
     tokio::join!(serving, stop.run_until_cancelled(following));
 }
 
@@ -117,13 +125,13 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
 
 async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Line>) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        shared.metrics.page_streams_refused.inc();
+        shared.registry.metrics().page_streams_refused.inc();
         return (StatusCode::SERVICE_UNAVAILABLE, "this master serves no more pages now\n").into_response();
     };
-    shared.metrics.page_streams_opened.inc();
+    shared.registry.metrics().page_streams_opened.inc();
     line.last();
     let (sender, receiver) = mpsc::channel(1);
-    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.metrics), permit);
+    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.registry), permit);
     let feed = AbortOnDropHandle::new(tokio::spawn(feed));
     shared.registry.wake_page();
     let body = stream::unfold((receiver, feed), async |(mut receiver, feed): (mpsc::Receiver<Bytes>, _)| {
@@ -138,7 +146,7 @@ async fn feed(
     mut states: watch::Receiver<Bytes>,
     sender: mpsc::Sender<Bytes>,
     line: Line,
-    metrics: Arc<Metrics>,
+    registry: Arc<Registry>,
     _permit: OwnedSemaphorePermit,
 ) {
     while states.changed().await.is_ok() {
@@ -147,7 +155,7 @@ async fn feed(
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return,
             Err(_elapsed) => {
-                metrics.page_streams_dropped.inc();
+                registry.metrics().page_streams_dropped.inc();
                 line.cut();
                 return;
             }
@@ -156,8 +164,9 @@ async fn feed(
 }
 
 async fn text_of_metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
-    match metrics::text(&shared.registry, &shared.metrics, streams) {
+    let page_streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
+    let handshakes = shared.handshakes.as_ref().map(|handshakes| handshakes.counts());
+    match metrics::text(&shared.registry, Open { page_streams, handshakes }) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

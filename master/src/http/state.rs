@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::metrics::{Metrics, state_name};
+use crate::metrics::state_name;
 use crate::registry::{Picture, Registry};
 use crate::topology::Entry;
 use crate::topology::changes::Tracker;
@@ -21,12 +21,7 @@ const TICK: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Follows the registry for as long as it is polled.
-pub(super) async fn follow(
-    registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
-    states: watch::Sender<Bytes>,
-    peers: Vec<String>,
-) {
+pub(super) async fn follow(registry: Arc<Registry>, states: watch::Sender<Bytes>, peers: Vec<String>) {
     let mut tracker = Tracker::default();
     let mut history = History::new(SystemTime::now());
     loop {
@@ -34,9 +29,7 @@ pub(super) async fn follow(
         let forest = picture.topology.forest(picture.now);
         for change in tracker.changes(&picture.topology, &forest, picture.now) {
             for happening in history.take(&change, picture.now, picture.at, picture.warming) {
-                if let Some(after) = happening.what.healed_after() {
-                    metrics.heals.observe(after.as_secs_f64());
-                }
+                registry.metrics().happened(&happening);
             }
         }
         drop(forest);

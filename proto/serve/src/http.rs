@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arborcast_tls::{Acceptor, Either, Stream};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -20,8 +21,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How long a connection may take from its first moment to the last byte of its answer, unless it [lasts](Line::last).
+/// How long a connection may take, once it is there, to the last byte of its answer, unless it [lasts](Line::last).
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take to begin anything at all where TLS is taken, and to finish its handshake; at most.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait after accepting failed, which is mostly for want of file descriptors.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -55,12 +59,20 @@ impl Line {
 }
 
 /// Answers, on at most so many connections at a time, until told to stop. What is being answered then is cut.
-pub async fn serve(listener: TcpListener, router: Router, max_connections: usize, stop: CancellationToken) {
+/// With an acceptor, TLS is taken as well.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Acceptor>,
+    router: Router,
+    max_connections: usize,
+    stop: CancellationToken,
+) {
+    let tls = tls.map(|acceptor| Acceptor { patience: acceptor.patience.min(HANDSHAKE_TIMEOUT), ..acceptor });
     // Dropping the tasks ends them.
-    let _ = stop.run_until_cancelled(accept_all(listener, router, max_connections)).await;
+    let _ = stop.run_until_cancelled(accept_all(listener, tls, router, max_connections)).await;
 }
 
-async fn accept_all(listener: TcpListener, router: Router, max_connections: usize) {
+async fn accept_all(listener: TcpListener, tls: Option<Acceptor>, router: Router, max_connections: usize) {
     let slots = Arc::new(Semaphore::new(max_connections));
     let mut tasks = JoinSet::new();
     loop {
@@ -68,7 +80,7 @@ async fn accept_all(listener: TcpListener, router: Router, max_connections: usiz
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let answer = answer(stream, peer, router.clone());
+                let answer = take(stream, peer, tls.clone(), router.clone());
                 tasks.spawn(async move {
                     answer.await;
                     drop(slot);
@@ -83,7 +95,18 @@ async fn accept_all(listener: TcpListener, router: Router, max_connections: usiz
     }
 }
 
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
+async fn take(stream: TcpStream, peer: SocketAddr, tls: Option<Acceptor>, router: Router) {
+    let stream = match tls {
+        None => Ok(Either::Left(stream)),
+        Some(acceptor) => acceptor.accept(stream).await,
+    };
+    match stream {
+        Ok(stream) => answer(stream, peer, router).await,
+        Err(error) => debug!(%peer, %error, "closed before it asked for anything over HTTP"),
+    }
+}
+
+async fn answer(stream: Stream, peer: SocketAddr, router: Router) {
     let line = Line::default();
     let service = TowerToHyperService::new(router.layer(Extension(line.clone())));
     let mut builder = http1::Builder::new();
