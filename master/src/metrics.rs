@@ -41,6 +41,8 @@ pub(crate) struct Metrics {
     /// Report streams that began.
     pub(crate) report_streams_opened: Counter,
     report_streams_closed: Family<Reason, Counter>,
+    /// Nodes that were refused for want of room.
+    pub(crate) had_no_room: Counter,
     advice: Family<Advice, Counter>,
     watchers: Gauge,
     /// Watchers that were ended since they fell behind.
@@ -62,6 +64,7 @@ impl Default for Metrics {
             calls: Family::default(),
             report_streams_opened: Counter::default(),
             report_streams_closed: Family::default(),
+            had_no_room: Counter::default(),
             advice: Family::default(),
             watchers: Gauge::default(),
             watchers_dropped: Counter::default(),
@@ -262,6 +265,7 @@ fn register_counted(counted: &Metrics, metrics: &mut Metricset) {
         "Report streams that ended, by why",
         counted.report_streams_closed.clone(),
     );
+    metrics.register("no_room", "Nodes that were refused for want of room", counted.had_no_room.clone());
     metrics.register(
         "advice",
         "What nodes were told by themselves, and whether they had room for it",

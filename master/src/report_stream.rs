@@ -20,7 +20,7 @@ const TAKE_EVERY: Duration = Duration::from_millis(20);
 /// How many may be taken at once, after a quiet time.
 const BURST: u32 = 20;
 
-/// Of the conflicts of one server, the first and every so many are logged.
+/// Of the conflicts of one server, and of the nodes that find no room, the first and every so many are logged.
 const LOG_EVERY: u64 = 100;
 
 /// Serves one stream to its end.
@@ -112,7 +112,7 @@ impl Reader<'_> {
         }
         let address = (report.hostname.clone(), report.port);
         self.registry.report(self.stream, report).map_err(|refusal| {
-            log(&refusal, &address);
+            log(self.registry, &refusal, &address);
             refused(&refusal)
         })?;
         self.speaker = Some(speaker);
@@ -138,12 +138,17 @@ fn ended_by_peer(status: Status) -> (&'static str, Option<Status>) {
     }
 }
 
-fn log(refusal: &Refusal, (hostname, port): &(String, u16)) {
+fn log(registry: &Registry, refusal: &Refusal, (hostname, port): &(String, u16)) {
     match refusal {
         Refusal::Conflict { id, times, .. } if times % LOG_EVERY == 1 => {
             warn!(%id, hostname, port, times, error = %refusal, "two servers use one id: refused the second");
         }
-        Refusal::TooManyNodes { .. } | Refusal::TooManyIds { .. } => warn!(error = %refusal, "refused a node"),
+        Refusal::TooManyNodes { .. } | Refusal::TooManyIds { .. } => {
+            let before = registry.metrics().had_no_room.inc();
+            if before.is_multiple_of(LOG_EVERY) {
+                warn!(error = %refusal, before, "refused a node");
+            }
+        }
         Refusal::Conflict { .. } | Refusal::LaterStart { .. } | Refusal::Superseded { .. } => {
             debug!(hostname, port, error = %refusal, "refused a report");
         }
