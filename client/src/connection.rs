@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_proto::wire::{LineDecoder, Message, WireError};
-use arborcast_tls::{Protocol, ReadHalf, Stream, WriteHalf};
+use arborcast_tls::{Either, Protocol, ReadHalf, Stream, WriteHalf};
 use bytes::{BufMut as _, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -46,7 +46,7 @@ impl Connection {
         let stream = timeout(after, connect(server, options)).await;
         let stream = stream.map_err(|_| Error::ConnectTimeout { server: server.clone(), after })??;
         debug!(%server, "connected");
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = arborcast_tls::split(stream);
         Ok(Self {
             server: server.clone(),
             reader: Reader { half: reader, decoder: LineDecoder::new(options.max_line.saturating_mul(2)) },
@@ -127,7 +127,7 @@ async fn connect(server: &Address, options: &Options) -> Result<Stream, Error> {
     stream.set_nodelay(true).map_err(refused)?;
     SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).map_err(refused)?;
     match &options.tls {
-        None => Ok(Stream::Plain(stream)),
+        None => Ok(Either::Left(stream)),
         Some(tls) => tls.connect(server.host(), stream, Protocol::Lines).await.map_err(no_tls),
     }
 }
@@ -185,10 +185,7 @@ impl Writer {
         let outcome = if self.unsent.is_empty() {
             self.half.flush().await.map(|()| self.is_flushed = true)
         } else {
-            self.half
-                .write_buf(&mut self.unsent)
-                .await
-                .map(|_| self.is_flushed = matches!(self.half, WriteHalf::Plain(_)))
+            self.half.write_buf(&mut self.unsent).await.map(|_| self.is_flushed = matches!(self.half, Either::Left(_)))
         };
         if let Err(error) = outcome {
             debug!(%error, "cannot write any more");

@@ -1,8 +1,10 @@
 //! Who may call what needs the cluster's secret.
 
 use arborcast_proto::wire::Secret;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
+use tonic::{Request, Status};
+
+use crate::secure::Guest;
 
 /// The metadata that carries the secret.
 const HEADER: &str = "authorization";
@@ -20,6 +22,21 @@ impl Authorizer {
     /// Knows the secret.
     pub(crate) fn new(secret: Secret) -> Self {
         Self { secret }
+    }
+
+    /// Lets a call of a node pass: with the secret, and over TLS with a certificate of the tree's authority too, where this
+    /// master has that authority.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED`, with what to do.
+    pub(crate) fn check_node<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        self.check(request.metadata())?;
+        if request.extensions().get::<Guest>().is_some_and(|guest| guest.lacks_certificate) {
+            return Err(Status::unauthenticated(
+                "this call needs a certificate of this tree's authority: give the node --tls-cert and --tls-key",
+            ));
+        }
+        Ok(())
     }
 
     /// Lets the call pass if its metadata has the secret. The comparison takes the same time wherever the first

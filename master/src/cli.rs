@@ -119,7 +119,7 @@ impl Cli {
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
         let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
         let (host, port) = self.listen;
-        let tls = self.tls.settings(None, arborcast_tls::Protocol::Grpc);
+        let tls = self.tls.settings(None);
         let (http, peer_pages) = (self.http, self.peer_page);
         Ok(Parsed {
             host,

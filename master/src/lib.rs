@@ -7,18 +7,18 @@
 //! - `registry`: the topology and the streams that own it, behind one lock.
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
-//! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told.
-//! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`], [`shutdown`]: start and
-//!   stop.
+//! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told. `chronicle`: what it is told
+//!   of one node after the other.
+//! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`]: start and stop.
 
 pub mod cli;
 pub mod error;
 pub mod http;
 pub mod settings;
-pub mod shutdown;
 pub mod topology;
 
 mod auth;
+mod chronicle;
 mod health;
 mod incoming;
 mod messages;
@@ -33,6 +33,6 @@ mod watch;
 
 pub use error::MasterError;
 pub use incoming::{connections, listen};
-pub use secure::{Secured, secured};
+pub use secure::{Guest, Secured, secured};
 pub use server::{serve, serve_with_page};
 pub use settings::Settings;

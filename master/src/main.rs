@@ -7,9 +7,9 @@ use std::sync::Arc;
 use arborcast_cli::{logging, open_files};
 use arborcast_master::cli::{Cli, Parsed};
 use arborcast_master::http::Page;
-use arborcast_master::shutdown::StopSignals;
 use arborcast_master::{connections, listen, secured, serve_with_page};
-use arborcast_tls::{Tls, hangups, reload_at};
+use arborcast_serve::shutdown::StopSignals;
+use arborcast_tls::{Acceptor, Protocol, Tls, hangups, reload_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -39,6 +39,13 @@ async fn run(
     Parsed { host, port, http, peer_pages, settings, tls, require_tls, .. }: Parsed,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let tls = tls.map(Tls::load).transpose()?.map(Arc::new).filter(|tls| tls.is_offered());
+    let acceptor = tls.map(|tls| Acceptor {
+        tls,
+        protocol: Protocol::Grpc,
+        requires_tls: require_tls,
+        patience: settings.bounds.handshake_timeout,
+        handshakes: Arc::default(),
+    });
     let signals = StopSignals::install()?;
     let stop = CancellationToken::new();
     let forwarder = tokio::spawn(signals.forward(stop.clone()));
@@ -46,7 +53,10 @@ async fn run(
         Some((host, port)) => {
             let page = Page::bind(&host, port, peer_pages).await?;
             say(&format!("http on {}", page.address()?));
-            Some(page)
+            Some(match acceptor.clone() {
+                Some(acceptor) => page.over_tls(acceptor),
+                None => page,
+            })
         }
         None => None,
     };
@@ -55,13 +65,11 @@ async fn run(
         listener = listen(&host, port) => listener?,
     };
     say(&format!("listening on {}", listener.local_addr()?));
-    let outcome = match tls {
+    let outcome = match acceptor {
         None => serve_with_page(connections(listener), settings, page, stop).await,
-        Some(tls) => {
-            let reloader = tokio::spawn(reload_at(hangups()?, Arc::clone(&tls)));
-            let patience = settings.bounds.handshake_timeout;
-            let outcome =
-                serve_with_page(secured(connections(listener), tls, require_tls, patience), settings, page, stop).await;
+        Some(acceptor) => {
+            let reloader = tokio::spawn(reload_at(hangups()?, Arc::clone(&acceptor.tls)));
+            let outcome = serve_with_page(secured(connections(listener), acceptor), settings, page, stop).await;
             reloader.abort();
             outcome
         }

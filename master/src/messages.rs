@@ -139,6 +139,15 @@ fn candidate(candidate: Candidate) -> pb::Candidate {
     }
 }
 
+/// What a piece of advice is called in metrics.
+pub(crate) fn advice_kind(kind: &pb::advice::Kind) -> &'static str {
+    match kind {
+        pb::advice::Kind::Welcome(_) => "welcome",
+        pb::advice::Kind::Fragment(_) => "fragment",
+        pb::advice::Kind::Drain(_) => "drain",
+    }
+}
+
 /// The whole picture.
 pub(crate) fn topology(picture: &Picture, master_id: &str) -> pb::Topology {
     let forest = picture.topology.forest(picture.now);

@@ -74,6 +74,11 @@ impl<T> Outbox<T> {
         }
     }
 
+    /// Whether it has been ended by [`end`](Self::end).
+    pub(crate) fn was_told(&self) -> bool {
+        self.end.come.is_cancelled()
+    }
+
     /// Whether it has.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.come.is_cancelled() || self.items.is_closed()

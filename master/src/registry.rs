@@ -10,6 +10,8 @@ use arborcast_proto::registry::{Advice, Drain, Welcome, advice};
 use tokio::sync::Notify;
 use tonic::Status;
 
+use crate::messages;
+use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::{DrainRefusal, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
@@ -23,6 +25,7 @@ pub(crate) struct Registry {
     state: Mutex<State>,
     changed: Notify,
     page_changed: Notify,
+    metrics: Metrics,
 }
 
 #[derive(Debug)]
@@ -58,12 +61,23 @@ impl Registry {
             state: Mutex::new(state),
             changed: Notify::new(),
             page_changed: Notify::new(),
+            metrics: Metrics::default(),
         }
     }
 
     /// What the master calls itself.
     pub(crate) fn master_id(&self) -> &str {
         &self.master_id
+    }
+
+    /// What is counted here.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// How many report streams are open.
+    pub(crate) fn streams(&self) -> usize {
+        self.lock().streams.len()
     }
 
     /// Whether it has only just started and may not know everybody.
@@ -138,15 +152,22 @@ impl Registry {
     }
 
     /// The first thing that a registered node hears.
-    pub(crate) fn welcome(&self) -> Advice {
+    pub(crate) fn welcome(&self, outbox: &Outbox<Advice>) -> bool {
         let welcome = Welcome { master_id: self.master_id.clone(), warming: self.is_warming() };
-        Advice { kind: Some(advice::Kind::Welcome(welcome)) }
+        self.offer(outbox, Advice { kind: Some(advice::Kind::Welcome(welcome)) })
     }
 
     /// Tells the node that owns a stream. False if it has no room for more, or is gone.
     pub(crate) fn advise(&self, stream: StreamId, advice: Advice) -> bool {
         let outbox = self.lock().streams.get(&stream).cloned();
-        outbox.is_some_and(|outbox| outbox.offer(advice))
+        outbox.is_some_and(|outbox| self.offer(&outbox, advice))
+    }
+
+    fn offer(&self, outbox: &Outbox<Advice>, advice: Advice) -> bool {
+        let kind = advice.kind.as_ref().map_or("none", messages::advice_kind);
+        let is_sent = outbox.offer(advice);
+        self.metrics.advised(kind, is_sent);
+        is_sent
     }
 
     /// Where a root could attach.
@@ -216,9 +237,9 @@ mod tests {
         let registry = Registry::new("m".into(), Duration::ZERO, Limits::default());
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (outbox, _unread) = outbox(1, permit);
-        let stream = registry.open_stream(outbox);
+        let stream = registry.open_stream(outbox.clone());
         registry.report(stream, root("a")).unwrap();
-        assert!(registry.advise(stream, registry.welcome()), "there is room for one");
+        assert!(registry.welcome(&outbox), "there is room for one");
         let id = NodeId::from("a");
         assert_eq!(registry.drain(&id, None), Ok(None));
         assert!(!registry.picture().topology.entry("a").unwrap().drain_requested);

@@ -20,7 +20,7 @@ const TAKE_EVERY: Duration = Duration::from_millis(20);
 /// How many may be taken at once, after a quiet time.
 const BURST: u32 = 20;
 
-/// Of the conflicts of one server, the first and every so many are logged.
+/// Of the conflicts of one server, and of the nodes that find no room, the first and every so many are logged.
 const LOG_EVERY: u64 = 100;
 
 /// Serves one stream to its end.
@@ -34,11 +34,13 @@ pub(crate) async fn serve(
     let stream = registry.open_stream(outbox.clone());
     let mut reader =
         Reader { registry: &registry, stream, outbox: &outbox, speaker: None, pace: Pace::new(), coalesced: 0 };
-    let end = reader.read(reports, first_report_timeout, stop).await;
+    registry.metrics().report_streams_opened.inc();
+    let (reason, end) = reader.read(reports, first_report_timeout, stop).await;
     let (speaker, coalesced) = (reader.speaker, reader.coalesced);
     // First the registry: who sees the end of the stream must not find the node afterwards.
     registry.close_stream(stream, speaker.as_ref().map(|(id, _)| id));
-    debug!(?stream, ?speaker, coalesced, ?end, "report stream ended");
+    registry.metrics().report_stream_closed(reason);
+    debug!(?stream, ?speaker, coalesced, reason, ?end, "report stream ended");
     if let Some(status) = end {
         outbox.end(status);
     }
@@ -55,13 +57,13 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Reads until the stream has to end, and says with which status; none if the node itself ended it.
+    /// Reads until the stream has to end, and says why, and with which status; none if the node itself ended it.
     async fn read(
         &mut self,
         mut reports: impl Stream<Item = Result<NodeReport, Status>> + Unpin,
         first_report_timeout: Duration,
         stop: CancellationToken,
-    ) -> Option<Status> {
+    ) -> (&'static str, Option<Status>) {
         let first_report = tokio::time::sleep(first_report_timeout);
         tokio::pin!(first_report);
         let mut waiting: Option<Report> = None;
@@ -71,27 +73,33 @@ impl Reader<'_> {
             if let Some(report) = due {
                 self.pace.take(now);
                 if let Err(status) = self.take(report) {
-                    return Some(status);
+                    return ("refused", Some(status));
                 }
             }
             let next = tokio::select! {
                 biased;
-                () = stop.cancelled() => return Some(Status::unavailable("this master is stopping")),
-                () = self.outbox.ended() => return None,
+                () = stop.cancelled() => {
+                    return ("stopping", Some(Status::unavailable("this master is stopping")));
+                }
+                // Somebody else has ended it already, or there is nobody to be told.
+                () = self.outbox.ended() => {
+                    return (if self.outbox.was_told() { "replaced" } else { "lost" }, None);
+                }
                 () = &mut first_report, if self.speaker.is_none() && waiting.is_none() => {
-                    return Some(Status::deadline_exceeded(format!("no report within {first_report_timeout:?}")));
+                    let status = Status::deadline_exceeded(format!("no report within {first_report_timeout:?}"));
+                    return ("no_report", Some(status));
                 }
                 () = tokio::time::sleep_until(self.pace.next.into()), if waiting.is_some() => continue,
                 next = reports.next() => next,
             };
             let report = match next {
                 Some(Ok(message)) => messages::report(message),
-                Some(Err(status)) => return Some(ended_by_peer(status)),
-                None => return None,
+                Some(Err(status)) => return ended_by_peer(status),
+                None => return ("ended", None),
             };
             match report {
                 Ok(report) => self.coalesced += u64::from(waiting.replace(report).is_some()),
-                Err(status) => return Some(status),
+                Err(status) => return ("invalid", Some(status)),
             }
         }
     }
@@ -104,36 +112,43 @@ impl Reader<'_> {
         }
         let address = (report.hostname.clone(), report.port);
         self.registry.report(self.stream, report).map_err(|refusal| {
-            log(&refusal, &address);
+            log(self.registry, &refusal, &address);
             refused(&refusal)
         })?;
         self.speaker = Some(speaker);
         if is_first {
-            self.outbox.offer(self.registry.welcome());
+            self.registry.welcome(self.outbox);
         }
         Ok(())
     }
 }
 
 /// A peer that breaks gRPC is told why; one that is gone is told nothing, and nobody hears it.
-fn ended_by_peer(status: Status) -> Status {
+fn ended_by_peer(status: Status) -> (&'static str, Option<Status>) {
     match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => {
-            Status::resource_exhausted(format!("a report is too long: {}", status.message()))
+            let status = Status::resource_exhausted(format!("a report is too long: {}", status.message()));
+            ("too_long", Some(status))
         }
         Code::Internal | Code::InvalidArgument => {
-            Status::invalid_argument(format!("a report can't be read: {}", status.message()))
+            let status = Status::invalid_argument(format!("a report can't be read: {}", status.message()));
+            ("unreadable", Some(status))
         }
-        _ => status,
+        _ => ("lost", Some(status)),
     }
 }
 
-fn log(refusal: &Refusal, (hostname, port): &(String, u16)) {
+fn log(registry: &Registry, refusal: &Refusal, (hostname, port): &(String, u16)) {
     match refusal {
         Refusal::Conflict { id, times, .. } if times % LOG_EVERY == 1 => {
             warn!(%id, hostname, port, times, error = %refusal, "two servers use one id: refused the second");
         }
-        Refusal::TooManyNodes { .. } | Refusal::TooManyIds { .. } => warn!(error = %refusal, "refused a node"),
+        Refusal::TooManyNodes { .. } | Refusal::TooManyIds { .. } => {
+            let before = registry.metrics().had_no_room.inc();
+            if before.is_multiple_of(LOG_EVERY) {
+                warn!(error = %refusal, before, "refused a node");
+            }
+        }
         Refusal::Conflict { .. } | Refusal::LaterStart { .. } | Refusal::Superseded { .. } => {
             debug!(hostname, port, error = %refusal, "refused a report");
         }

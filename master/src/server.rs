@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use arborcast_proto::registry::FILE_DESCRIPTOR_SET;
 use arborcast_proto::registry::registry_server::RegistryServer;
+use axum::middleware::from_fn_with_state;
 use futures_util::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::{Connected, Router};
+use tonic::transport::server::Connected;
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tracing::{info, warn};
 
@@ -19,6 +21,7 @@ use crate::error::MasterError;
 use crate::health;
 use crate::http::{self, Page};
 use crate::incoming::bounded;
+use crate::metrics;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::settings::{CALL_TIMEOUT, KEEPALIVE, MAX_MESSAGE, STOP_TIMEOUT, Settings};
@@ -79,7 +82,8 @@ where
     let service = Service::new(Arc::clone(&registry), authorizer, newcomers, &bounds, tasks.clone(), stop.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
-    let router = router(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+    let routes = routes(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+    let routes = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(&registry), metrics::count));
 
     info!(master = registry.master_id(), ?warm_up, "serving");
     tasks.spawn(Announcer::new(registry, watchers).run(stop.clone()));
@@ -87,7 +91,7 @@ where
     tasks.close();
     let incoming = bounded(connections, bounds.connections, bounds.handshake_timeout);
     let serving = async {
-        router.serve_with_incoming_shutdown(incoming, stop.cancelled()).await?;
+        builder().add_routes(routes.into()).serve_with_incoming_shutdown(incoming, stop.cancelled()).await?;
         stop.cancel();
         tasks.wait().await;
         Ok(())
@@ -106,7 +110,18 @@ where
     }
 }
 
-fn router(service: Service) -> Result<Router, MasterError> {
+fn builder() -> Server {
+    Server::builder()
+        .timeout(CALL_TIMEOUT)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .max_concurrent_streams(MAX_CALLS)
+        .http2_max_header_list_size(MAX_METADATA)
+        .initial_stream_window_size(CALL_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+}
+
+fn routes(service: Service) -> Result<Routes, MasterError> {
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -115,16 +130,9 @@ fn router(service: Service) -> Result<Router, MasterError> {
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
             .include_reflection_service(false)
     };
-    let router = Server::builder()
-        .timeout(CALL_TIMEOUT)
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .max_concurrent_streams(MAX_CALLS)
-        .http2_max_header_list_size(MAX_METADATA)
-        .initial_stream_window_size(CALL_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
+    let routes = Routes::default()
         .add_service(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE))
         .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_SMALL_MESSAGE))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_SMALL_MESSAGE));
-    Ok(router)
+    Ok(routes)
 }

@@ -75,7 +75,7 @@ impl RegistryService for Service {
         &self,
         request: Request<Streaming<pb::NodeReport>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        self.authorizer.check(request.metadata())?;
+        self.authorizer.check_node(&request)?;
         let permit = take(&self.report_slots, "report streams")?;
         let (outbox, advice) = outbox(ADVICE_QUEUE, permit);
         let (registry, timeout) = (Arc::clone(&self.registry), self.first_report_timeout);
@@ -88,7 +88,7 @@ impl RegistryService for Service {
         &self,
         request: Request<pb::FindParentRequest>,
     ) -> Result<Response<pb::FindParentResponse>, Status> {
-        self.authorizer.check(request.metadata())?;
+        self.authorizer.check_node(&request)?;
         let asker = messages::asker(request.into_inner())?;
         let candidates = self.registry.find_parent(&asker).map_err(|refusal| report_stream::refused(&refusal))?;
         Ok(Response::new(pb::FindParentResponse {
@@ -136,8 +136,12 @@ impl RegistryService for Service {
         let (outbox, events) = outbox(self.watcher_queue, permit);
         let stopping = |_| Status::unavailable("this master is stopping");
         self.newcomers.send(outbox).await.map_err(stopping)?;
-        let registry = Arc::clone(&self.registry);
-        Ok(Response::new(events.map(move |event| event.map(|event| watched(&registry, &event))).boxed()))
+        let (registry, watching) = (Arc::clone(&self.registry), self.registry.metrics().watcher());
+        let translated = events.map(move |event| {
+            let _as_long_as_it_is_read = &watching;
+            event.map(|event| watched(&registry, &event))
+        });
+        Ok(Response::new(translated.boxed()))
     }
 
     async fn drain_node(

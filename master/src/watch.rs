@@ -107,11 +107,12 @@ impl Announcer {
         for change in self.tracker.changes(&picture.topology, &forest, picture.now) {
             log(&change);
             let change = Event::Change(picture.at, Arc::new(change));
-            self.watchers.retain(|watcher| keeps_up(watcher, &change));
+            self.watchers.retain(|watcher| keeps_up(&self.registry, watcher, &change));
         }
         self.watchers.retain(|watcher| !watcher.has_ended());
         let newcomers = newcomer.into_iter().chain(std::iter::from_fn(|| self.newcomers.try_recv().ok()));
-        self.watchers.extend(newcomers.filter(|watcher| keeps_up(watcher, &Event::Picture(Arc::clone(&picture)))));
+        let first = Event::Picture(Arc::clone(&picture));
+        self.watchers.extend(newcomers.filter(|watcher| keeps_up(&self.registry, watcher, &first)));
         let has_advice = self.advise(&picture, &forest);
         let silence = picture.topology.next_silence(picture.now).unwrap_or(picture.now + IDLE);
         if has_advice { silence.min(picture.now + LOOK_AGAIN) } else { silence }
@@ -144,11 +145,12 @@ impl Announcer {
     }
 }
 
-fn keeps_up(watcher: &Outbox<Event>, event: &Event) -> bool {
+fn keeps_up(registry: &Registry, watcher: &Outbox<Event>, event: &Event) -> bool {
     if watcher.offer(event.clone()) {
         return true;
     }
     if !watcher.has_ended() {
+        registry.metrics().watchers_dropped.inc();
         debug!("ended a watcher that does not keep up");
         watcher.end(Status::resource_exhausted("this watcher does not keep up with the changes: watch again"));
     }

@@ -10,7 +10,6 @@ use arborcast_cli::logging::LogFormat;
 use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
-use arborcast_tls::Protocol;
 use clap::Parser;
 use rand::distr::{Alphanumeric, SampleString as _};
 
@@ -90,6 +89,9 @@ pub struct Cli {
     /// For whom TLS is required: for `links` to other servers, or for `all`; plain connections are taken otherwise
     #[arg(long, value_name = "WHOM", value_enum, requires = "tls_cert")]
     require_tls: Option<Require>,
+    /// Connect to the server of -rh without TLS, and to no other: for one that knows none
+    #[arg(long, requires_all = ["remote_hostname", "tls_ca"])]
+    plain_parent: bool,
     /// The form of the log on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -214,9 +216,10 @@ impl Cli {
             memory: path,
             users: self.data_dir.as_deref().map(Store::path),
         });
+        let plain_server = parent.clone().filter(|_| self.plain_parent);
         // A node that speaks the extensions dials when the core asks for it.
         let parent = parent.filter(|_| !is_extended);
-        let tls = self.tls.settings(Some(self.local_hostname.clone()), Protocol::Lines);
+        let tls = self.tls.settings(Some(self.local_hostname.clone()));
         let core = Config {
             extensions,
             announce_interval: Duration::from_millis(self.activity_interval),
@@ -239,6 +242,7 @@ impl Cli {
                 http: self.http,
                 tls,
                 require_tls: self.require_tls,
+                plain_server,
                 masters,
             },
             made_secret,

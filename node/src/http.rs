@@ -1,7 +1,4 @@
 //! What operators and their tools ask over HTTP: metrics, and whether the node is alive and takes clients.
-//!
-//! Each connection gets one answer and a bounded time, and there are few at once, so that neither thousands of scrapes nor
-//! somebody who never reads an answer costs more than they are worth: the others wait in the operating system's queue.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,19 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arborcast_core::{NotReady, Status};
+use arborcast_serve::http;
+use arborcast_tls::Acceptor;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, response};
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream, lookup_host};
-use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use crate::error::NodeError;
 use crate::metrics::{self, Identity, MasterObservation, Observation};
@@ -31,14 +25,8 @@ use crate::registry::MasterStates;
 /// Connections at one time.
 const MAX_CONNECTIONS: usize = 64;
 
-/// How long a connection may take from the first byte of its request to the last one of its answer.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long the node may take to say how it is; less than a scrape waits.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// How long to wait after accepting failed, which is mostly for want of file descriptors.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What is needed to say how the node is.
 pub(crate) struct Inspector {
@@ -57,8 +45,7 @@ pub(crate) struct Inspector {
 /// [`NodeError::ListenHttp`] when there is no such address, or it is in use or not ours.
 pub(crate) async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAddr), NodeError> {
     let listen = async || -> io::Result<_> {
-        let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
-        let listener = TcpListener::bind(addresses.as_slice()).await?;
+        let listener = http::bind(host, port).await?;
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
@@ -66,48 +53,14 @@ pub(crate) async fn bind(host: &str, port: u16) -> Result<(TcpListener, SocketAd
 }
 
 /// Answers until told to stop. What is being answered then is cut.
-pub(crate) async fn serve(listener: TcpListener, inspector: Inspector, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, tls: Option<Acceptor>, inspector: Inspector, stop: CancellationToken) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .fallback(async || (StatusCode::NOT_FOUND, "there is /metrics, /healthz and /readyz\n"))
         .with_state(Arc::new(inspector));
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut tasks = JoinSet::new();
-    let accept_all = async {
-        loop {
-            // Never closed.
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let answer = answer(stream, peer, router.clone());
-                    tasks.spawn(async move {
-                        answer.await;
-                        drop(slot);
-                    });
-                }
-                Err(error) => {
-                    debug!(%error, "can't accept a connection for HTTP");
-                    tokio::time::sleep(RETRY_AFTER).await;
-                }
-            }
-            while tasks.try_join_next().is_some() {}
-        }
-    };
-    // Dropping the tasks ends them.
-    let _ = stop.run_until_cancelled(accept_all).await;
-}
-
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let mut builder = http1::Builder::new();
-    let connection = builder.keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%peer, %error, "no answer over HTTP"),
-        Err(_elapsed) => debug!(%peer, "too slow for an answer over HTTP"),
-    }
+    http::serve(listener, tls, router, MAX_CONNECTIONS, stop).await;
 }
 
 async fn metrics(State(inspector): State<Arc<Inspector>>) -> Response {
@@ -157,7 +110,8 @@ impl Inspector {
             received_bytes: self.traffic.received_bytes.get(),
             sent_bytes: self.traffic.sent_bytes.get(),
             turned_away: self.traffic.turned_away.get(),
-            handshakes: self.traffic.handshakes(),
+            handshakes: self.traffic.handshakes.counts(),
+            failed_dials: self.traffic.failed_dials.get(),
             masters: masters.collect(),
         }
     }

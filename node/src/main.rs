@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use arborcast_cli::{logging, open_files};
 use arborcast_node::cli::{Cli, Parsed};
-use arborcast_node::net::shutdown::StopSignals;
 use arborcast_node::{NodeError, Server};
+use arborcast_serve::shutdown::StopSignals;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 

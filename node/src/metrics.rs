@@ -32,6 +32,8 @@ pub(crate) struct Observation {
     pub(crate) turned_away: u64,
     /// TLS handshakes of those who connected, by how they ended.
     pub(crate) handshakes: BTreeMap<&'static str, u64>,
+    /// TLS handshakes with others that failed.
+    pub(crate) failed_dials: u64,
     /// The streams to the masters.
     pub(crate) masters: Vec<MasterObservation>,
 }
@@ -159,6 +161,8 @@ impl Observation {
         let handshakes = self.handshakes.iter().map(|(outcome, number)| (*outcome, *number));
         let help = "TLS handshakes of those who connected, by how they ended";
         out.counters("tls_handshakes", help, "outcome", handshakes)?;
+        let help = "TLS handshakes with servers to which this node connected that failed";
+        out.counter("tls_dials_failed", help, self.failed_dials)?;
         out.counter("logins", "Successful logins", counters.logins)?;
         out.counter("received_bytes", "Bytes that came over all connections", self.received_bytes)?;
         out.counter("sent_bytes", "Bytes that went out over all connections", self.sent_bytes)

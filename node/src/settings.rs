@@ -24,6 +24,8 @@ pub struct Settings {
     pub tls: Option<arborcast_tls::Settings>,
     /// For whom TLS is required.
     pub require_tls: Option<Require>,
+    /// The one server that is dialled without TLS, whatever the others get: host and port.
+    pub plain_server: Option<(String, u16)>,
     /// The masters, and where to keep what is remembered; `None` for a node that speaks the plain protocol only.
     pub masters: Option<Masters>,
 }

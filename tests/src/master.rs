@@ -26,10 +26,22 @@ impl Master {
         Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
+    /// One that also answers over HTTP; see [`http_address`](crate::scrape::http_address).
+    #[track_caller]
+    pub fn start_with_http() -> Self {
+        Self::start_with(SocketAddr::from(([127, 0, 0, 1], 0)), &["--http", "127.0.0.1:0"])
+    }
+
     /// A master that knows nothing yet, at an address where one was before.
     #[track_caller]
     pub fn start_at(address: SocketAddr) -> Self {
-        let process = Process::start(master_binary(), ["--listen", &address.to_string(), "-s", SECRET]);
+        Self::start_with(address, &[])
+    }
+
+    #[track_caller]
+    fn start_with(address: SocketAddr, flags: &[&str]) -> Self {
+        let listen = address.to_string();
+        let process = Process::start(master_binary(), [&["--listen", &listen, "-s", SECRET][..], flags].concat());
         let port = listening_port(&process);
         Self { process, address: SocketAddr::new(address.ip(), port) }
     }

@@ -95,7 +95,16 @@ fn a_check_says_by_its_exit_code_whether_a_configuration_can_be_used_and_touches
         (node_binary(), "max-line = ".to_owned(), 2, "node.toml:1: max-line: "),
         (master_binary(), format!("secret-file = {secret:?}\nwarm-up = \"1s\""), 0, ""),
         (master_binary(), "warm-up = 1".to_owned(), 2, "node.toml:1: warm-up: expected a string, found an integer"),
+        (master_binary(), "warm-up".to_owned(), 2, "node.toml:1: "),
+        (
+            master_binary(),
+            "\nmax-node = 5".to_owned(),
+            2,
+            "node.toml:2: max-node: there is no such key; is `max-nodes` meant?",
+        ),
         (master_binary(), String::new(), 2, "--secret-file"),
+        (client_binary(), "[listen]\ncount".to_owned(), 2, "node.toml:2: "),
+        (client_binary(), "[listen]\ncounts = 1".to_owned(), 2, "node.toml:2: counts: there is no such key"),
         (client_binary(), format!("username = \"a\"\nsecret-file = {secret:?}\n[listen]\ncount = 1"), 0, ""),
         (client_binary(), format!("secret-file = {secret:?}"), 2, "username"),
         (client_binary(), "[listen]\ncount = true".to_owned(), 2, "node.toml:2: count: expected an integer"),
@@ -126,4 +135,12 @@ fn what_is_printed_has_no_secret_in_it() {
             assert!(!text(&output.stdout).contains("hush"), "{}", text(&output.stdout));
         }
     }
+}
+
+/// A filter with a slip in it is said, and the log is what it is without one.
+#[test]
+fn a_filter_of_the_log_that_is_not_understood_is_said() {
+    let node = NodeBuilder::default().log("arborcast=loud").start();
+    node.process.wait_for_stderr("RUST_LOG is not understood");
+    node.process.wait_for_stderr("serving");
 }

@@ -11,9 +11,9 @@ use std::thread;
 
 use arborcast_tests::lines;
 use arborcast_tests::master::Master;
-use arborcast_tests::node::{Node, NodeBuilder};
+use arborcast_tests::node::{Node, NodeBuilder, SECRET, listening_port};
 use arborcast_tests::peer::Peer;
-use arborcast_tests::process::Signal;
+use arborcast_tests::process::{Process, Signal, client_binary, master_binary};
 use arborcast_tests::scrape::{get, http_address, metrics, value, wait_for};
 use arborcast_tests::wait::{self, PATIENCE};
 
@@ -43,8 +43,8 @@ fn family(master: &Master) -> Vec<(Node, SocketAddr)> {
     members
 }
 
-fn monitoring() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/monitoring")
+fn monitoring() -> [PathBuf; 2] {
+    ["../node/monitoring", "../master/monitoring"].map(|path| Path::new(env!("CARGO_MANIFEST_DIR")).join(path))
 }
 
 /// All names of metrics in a text.
@@ -60,6 +60,23 @@ fn names(text: &str) -> BTreeSet<String> {
 fn families(metrics: &str) -> BTreeSet<String> {
     let families = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
     families.map(str::to_owned).collect()
+}
+
+/// What a master says, and a node that reports to it; both take TLS, so that nothing is left out.
+fn metrics_of_both() -> [String; 2] {
+    let certificates = tempfile::tempdir().unwrap();
+    let directory = certificates.path().display();
+    let mut made = Process::start(client_binary(), ["certs", &directory.to_string()]);
+    assert_eq!(made.wait_exit(PATIENCE).code(), Some(0));
+    let [certificate, key] = ["node.pem", "node.key"].map(|name| format!("{directory}/{name}"));
+    let flags = ["--http", "127.0.0.1:0", "--tls-cert", &certificate, "--tls-key", &key];
+    let master = ["-s", SECRET, "--listen", "127.0.0.1:0"];
+    let master = Process::start(master_binary(), [&master[..], &flags].concat());
+    let address = format!("127.0.0.1:{}", listening_port(&master));
+    let node = builder().flag("--tls-cert", &certificate).flag("--tls-key", &key).flag("--master", &address);
+    let (_node, http) = start(&node);
+    wait_for(http, &format!("arborcast_node_master_up{{master=\"{address}\"}}"), 1.0);
+    [metrics(http_address(&master)), metrics(http)]
 }
 
 /// What promtool says of its standard input, if it is there.
@@ -139,6 +156,35 @@ fn a_heal_is_seen_and_measured_where_it_happened() {
     assert!(took > 0.0 && took < PATIENCE.as_secs_f64(), "{took}");
 }
 
+/// From the metrics of a master alone: which node died, what moved where, and how long that took.
+#[test]
+fn a_master_tells_which_node_died_what_moved_where_and_how_long_it_took() {
+    let master = Master::start_with_http();
+    let http = http_address(&master.process);
+    let mut members = family(&master);
+    for (node, parent) in [("a", ""), ("b", "a"), ("c", "a")] {
+        let place = format!("node_info{{node=\"{node}\",parent=\"{parent}\",state=\"live\"}}");
+        wait_for(http, &format!("arborcast_master_{place}"), 1.0);
+    }
+    // It looks at the tree every now and then, and tells of what it has seen.
+    wait_for(http, r#"arborcast_master_tree_events_total{kind="joined"}"#, 3.0);
+    members[0].0.process.signal(Signal::SIGKILL);
+    wait_for(http, r#"arborcast_master_node_info{node="c",parent="b",state="live"}"#, 1.0);
+    wait_for(http, "arborcast_master_heal_seconds_count", 2.0);
+    let text = metrics(http);
+    assert!(value(&text, r#"arborcast_master_node_gone_time_seconds{node="a",how="lost"}"#).unwrap() > 1.7e9, "{text}");
+    let took = value(&text, r#"arborcast_master_node_last_heal_seconds{node="c",from="a",to="b"}"#).unwrap();
+    // What happens between two looks took no time.
+    assert!((0.0..PATIENCE.as_secs_f64()).contains(&took), "{text}");
+    assert!(value(&text, r#"arborcast_master_node_last_heal_seconds{node="b",from="",to=""}"#).is_some(), "{text}");
+    for (kind, times) in [("lost", 1.0), ("reattached", 1.0), ("became_root", 1.0)] {
+        let name = format!("arborcast_master_tree_events_total{{kind=\"{kind}\"}}");
+        assert_eq!(value(&text, &name), Some(times), "{text}");
+    }
+    assert_eq!(value(&text, "arborcast_master_report_streams"), Some(2.0));
+    assert_eq!(value(&text, r#"arborcast_master_report_streams_closed_total{reason="lost"}"#), Some(1.0), "{text}");
+}
+
 #[test]
 fn a_master_that_is_gone_is_seen() {
     let mut master = Master::start();
@@ -202,16 +248,15 @@ fn a_hostile_name_stays_within_its_quotes() {
 
 #[test]
 fn the_names_keep_the_conventions_of_prometheus() {
-    let master = Master::start();
-    let (_node, http) = start(&builder().flag("--master", master.address()));
-    let text = metrics(http);
-    for name in families(&text) {
-        let counts = text.contains(&format!("# TYPE {name} counter"));
-        assert_eq!(name.ends_with("_total"), counts, "{name}");
-        assert!(text.contains(&format!("# HELP {name} ")), "{name}");
-    }
-    if let Some((is_right, said)) = promtool(&["check", "metrics"], &text) {
-        assert!(is_right, "{said}");
+    for text in metrics_of_both() {
+        for name in families(&text) {
+            let counts = text.contains(&format!("# TYPE {name} counter"));
+            assert_eq!(name.ends_with("_total"), counts, "{name}");
+            assert!(text.contains(&format!("# HELP {name} ")), "{name}");
+        }
+        if let Some((is_right, said)) = promtool(&["check", "metrics"], &text) {
+            assert!(is_right, "{said}");
+        }
     }
 }
 
@@ -259,36 +304,38 @@ fn thousands_of_scrapes_leave_nothing_behind() {
 
 #[test]
 fn the_readme_names_every_metric() {
-    let master = Master::start();
-    let (_node, http) = start(&builder().flag("--master", master.address()));
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let described = names(&readme);
-    let missing: Vec<_> = families(&metrics(http)).into_iter().filter(|name| !described.contains(name)).collect();
+    let missing: Vec<_> =
+        families(&metrics_of_both().concat()).into_iter().filter(|name| !described.contains(name)).collect();
     assert_eq!(missing, [""; 0], "not in the README");
 }
 
-/// The dashboard and the alerts ask for nothing that nobody answers, and load.
+/// The dashboards and the alerts ask for nothing that nobody answers, and load.
 #[test]
-fn the_dashboard_and_the_alerts_load_and_ask_for_metrics_that_are_there() {
-    let master = Master::start();
-    let (_node, http) = start(&builder().flag("--master", master.address()));
-    let known = families(&metrics(http));
-    let dashboard = fs::read_to_string(monitoring().join("dashboard.json")).unwrap();
-    let parsed: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
-    assert!(parsed["panels"].as_array().unwrap().len() > 8 && parsed["title"].is_string());
-    let alerts = fs::read_to_string(monitoring().join("alerts.yml")).unwrap();
-    let mut asked = names(&dashboard);
-    asked.extend(names(&alerts));
-    assert!(asked.len() > 10, "{asked:?}");
-    let is_known = |name: &String| {
-        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
-        known.contains(name) || base.is_some_and(|base| known.contains(base))
-    };
-    let unknown: Vec<_> = asked.iter().filter(|name| name.starts_with("arborcast_node_") && !is_known(name)).collect();
-    assert_eq!(unknown, [""; 0], "nobody has these");
-    let path = monitoring().join("alerts.yml");
-    if let Some((is_right, said)) = promtool(&["check", "rules", path.to_str().unwrap()], "") {
-        assert!(is_right, "{said}");
+fn the_dashboards_and_the_alerts_load_and_ask_for_metrics_that_are_there() {
+    let text = metrics_of_both().concat();
+    // Those with labels are there once they have counted something.
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let known: BTreeSet<String> = families(&text).into_iter().chain(names(&readme)).collect();
+    for monitoring in monitoring() {
+        let dashboard = fs::read_to_string(monitoring.join("dashboard.json")).unwrap();
+        let parsed: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+        assert!(parsed["panels"].as_array().unwrap().len() > 8 && parsed["title"].is_string());
+        let path = monitoring.join("alerts.yml");
+        let alerts = fs::read_to_string(&path).unwrap();
+        let mut asked = names(&dashboard);
+        asked.extend(names(&alerts));
+        assert!(asked.len() > 10, "{asked:?}");
+        let is_known = |name: &String| {
+            let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+            known.contains(name) || base.is_some_and(|base| known.contains(base))
+        };
+        let unknown: Vec<_> = asked.iter().filter(|name| !is_known(name)).collect();
+        assert_eq!(unknown, [""; 0], "nobody has these");
+        if let Some((is_right, said)) = promtool(&["check", "rules", path.to_str().unwrap()], "") {
+            assert!(is_right, "{said}");
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arborcast_client::address::{DEFAULT_MASTER_PORT, DEFAULT_PORT};
-use arborcast_client::tls::{self, Protocol, Tls, Trust};
+use arborcast_client::tls::{self, Tls, Trust};
 use arborcast_client::{Address, Credentials, Identity, Options, Secret, Servers};
 use arborcast_proto::wire::message::ANONYMOUS;
 
@@ -80,7 +80,7 @@ impl Args {
         let identity = self.tls_cert.clone().zip(self.tls_key.clone());
         let identity = identity.map(|(certificate, key)| tls::Identity { certificate, key });
         // Nobody connects to us, so nobody can mind what our certificate says.
-        let settings = tls::Settings { identity, trust, name: None, serves: Protocol::Lines };
+        let settings = tls::Settings { identity, trust, name: None };
         self.tls = Some(Arc::new(Tls::load(settings)?));
         Ok(())
     }

@@ -9,9 +9,10 @@ use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use arborcast_serve::http::{self, Line};
+use arborcast_tls::{Acceptor, Handshakes, Protocol};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -19,21 +20,17 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use futures_util::stream;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::metadata::MetadataMap;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::auth::Authorizer;
 use crate::error::MasterError;
 use crate::messages;
-use crate::metrics::{self, Metrics};
+use crate::metrics::{self, Open};
 use crate::registry::Registry;
 
 /// Connections at one time; the others wait in the operating system's queue.
@@ -42,14 +39,8 @@ const MAX_CONNECTIONS: usize = 192;
 /// Event streams at one time; more are refused, so that metrics and health are always answered.
 const MAX_STREAMS: usize = 128;
 
-/// How long a connection that is no event stream may take.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How long a browser may leave its event stream unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How long to wait after accepting failed, which is mostly for want of file descriptors.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Nothing from elsewhere, and nothing inline.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
@@ -60,6 +51,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 pub struct Page {
     listener: TcpListener,
     peer_pages: Vec<String>,
+    tls: Option<Acceptor>,
 }
 
 impl Page {
@@ -68,13 +60,15 @@ impl Page {
     /// # Errors
     /// [`MasterError::ListenHttp`] when there is no such address, or it is in use or not ours.
     pub async fn bind(host: &str, port: u16, peer_pages: Vec<String>) -> Result<Self, MasterError> {
-        let listen = async || {
-            let addresses: Vec<SocketAddr> = lookup_host((host, port)).await?.collect();
-            TcpListener::bind(addresses.as_slice()).await
-        };
-        let listener =
-            listen().await.map_err(|source| MasterError::ListenHttp { host: host.to_owned(), port, source })?;
-        Ok(Self { listener, peer_pages })
+        let listener = http::bind(host, port).await;
+        let listener = listener.map_err(|source| MasterError::ListenHttp { host: host.to_owned(), port, source })?;
+        Ok(Self { listener, peer_pages, tls: None })
+    }
+
+    /// Takes TLS there too, as the acceptor says.
+    #[must_use]
+    pub fn over_tls(self, acceptor: Acceptor) -> Self {
+        Self { tls: Some(Acceptor { protocol: Protocol::Http, ..acceptor }), ..self }
     }
 
     /// Where it listens.
@@ -89,24 +83,17 @@ impl Page {
 struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
-    metrics: Arc<Metrics>,
+    handshakes: Option<Arc<Handshakes>>,
     states: watch::Sender<Bytes>,
     streams: Arc<Semaphore>,
 }
 
-/// One connection.
-#[derive(Debug, Default)]
-struct Line {
-    cut: CancellationToken,
-    is_stream: AtomicBool,
-}
-
 /// Answers until told to stop. What is being answered then is cut.
 pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
-    let metrics = Arc::new(Metrics::default());
     let (states, _) = watch::channel(Bytes::new());
-    let following = state::follow(Arc::clone(&registry), Arc::clone(&metrics), states.clone(), page.peer_pages);
+    let following = state::follow(Arc::clone(&registry), states.clone(), page.peer_pages);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
+    let handshakes = page.tls.as_ref().map(|acceptor| Arc::clone(&acceptor.handshakes));
     let router = Router::new()
         .route("/", get(async || asset("text/html; charset=utf-8", include_str!("assets/index.html"))))
         .route("/page.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/page.css"))))
@@ -120,50 +107,9 @@ pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Autho
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/drain/{id}", post(drain))
-        .with_state(Arc::new(Shared { registry, authorizer, metrics, states, streams }));
-    // Dropping the tasks ends them.
-    let _ = stop.run_until_cancelled(async { tokio::join!(accept_all(page.listener, router), following) }).await;
-}
-
-async fn accept_all(listener: TcpListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut tasks = JoinSet::new();
-    loop {
-        // Never closed.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                let answer = answer(stream, peer, router.clone());
-                tasks.spawn(async move {
-                    answer.await;
-                    drop(slot);
-                });
-            }
-            Err(error) => {
-                debug!(%error, "can't accept a connection for HTTP");
-                tokio::time::sleep(RETRY_AFTER).await;
-            }
-        }
-        while tasks.try_join_next().is_some() {}
-    }
-}
-
-async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
-    let line = Arc::new(Line::default());
-    let service = TowerToHyperService::new(router.layer(Extension(Arc::clone(&line))));
-    let mut builder = http1::Builder::new();
-    let connection = builder.keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    let too_slow = async {
-        tokio::time::sleep(CONNECTION_TIMEOUT).await;
-        if line.is_stream.load(Ordering::Relaxed) {
-            std::future::pending::<()>().await;
-        }
-    };
-    tokio::select! {
-        outcome = connection => if let Err(error) = outcome { debug!(%peer, %error, "no answer over HTTP") },
-        () = line.cut.cancelled() => debug!(%peer, "cut an event stream that nobody reads"),
-        () = too_slow => debug!(%peer, "too slow for an answer over HTTP"),
-    }
+        .with_state(Arc::new(Shared { registry, authorizer, handshakes, states, streams }));
+    let serving = http::serve(page.listener, page.tls, router, MAX_CONNECTIONS, stop.clone());
+    tokio::join!(serving, stop.run_until_cancelled(following));
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -177,15 +123,15 @@ fn asset(kind: &'static str, text: &'static str) -> Response {
     (headers, text).into_response()
 }
 
-async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Arc<Line>>) -> Response {
+async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Line>) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
-        shared.metrics.page_streams_refused.inc();
+        shared.registry.metrics().page_streams_refused.inc();
         return (StatusCode::SERVICE_UNAVAILABLE, "this master serves no more pages now\n").into_response();
     };
-    shared.metrics.page_streams_opened.inc();
-    line.is_stream.store(true, Ordering::Relaxed);
+    shared.registry.metrics().page_streams_opened.inc();
+    line.last();
     let (sender, receiver) = mpsc::channel(1);
-    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.metrics), permit);
+    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.registry), permit);
     let feed = AbortOnDropHandle::new(tokio::spawn(feed));
     shared.registry.wake_page();
     let body = stream::unfold((receiver, feed), async |(mut receiver, feed): (mpsc::Receiver<Bytes>, _)| {
@@ -199,8 +145,8 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Ar
 async fn feed(
     mut states: watch::Receiver<Bytes>,
     sender: mpsc::Sender<Bytes>,
-    line: Arc<Line>,
-    metrics: Arc<Metrics>,
+    line: Line,
+    registry: Arc<Registry>,
     _permit: OwnedSemaphorePermit,
 ) {
     while states.changed().await.is_ok() {
@@ -209,8 +155,8 @@ async fn feed(
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return,
             Err(_elapsed) => {
-                metrics.page_streams_dropped.inc();
-                line.cut.cancel();
+                registry.metrics().page_streams_dropped.inc();
+                line.cut();
                 return;
             }
         }
@@ -218,8 +164,9 @@ async fn feed(
 }
 
 async fn text_of_metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
-    match metrics::text(&shared.registry, &shared.metrics, streams) {
+    let page_streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
+    let handshakes = shared.handshakes.as_ref().map(|handshakes| handshakes.counts());
+    match metrics::text(&shared.registry, Open { page_streams, handshakes }) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

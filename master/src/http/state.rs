@@ -1,14 +1,14 @@
 //! What the live page is told: the nodes and what happened, as JSON.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::metrics::{Metrics, state_name};
+use crate::metrics::state_name;
 use crate::registry::{Picture, Registry};
 use crate::topology::Entry;
 use crate::topology::changes::Tracker;
@@ -20,32 +20,38 @@ const TICK: Duration = Duration::from_secs(1);
 /// Time between two states at least.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Least time between two looks at the tree, which is how exactly it is known for how long a node had no parent.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How much longer than a look the rest after it is at least, so that looking at a very large and restless tree takes no
+/// more than a fifth of one core.
+const REST: u32 = 4;
+
 /// Follows the registry for as long as it is polled.
-pub(super) async fn follow(
-    registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
-    states: watch::Sender<Bytes>,
-    peers: Vec<String>,
-) {
+pub(super) async fn follow(registry: Arc<Registry>, states: watch::Sender<Bytes>, peers: Vec<String>) {
     let mut tracker = Tracker::default();
     let mut history = History::new(SystemTime::now());
+    let mut next_state = Instant::now();
     loop {
+        let begin = Instant::now();
         let picture = registry.picture();
         let forest = picture.topology.forest(picture.now);
         for change in tracker.changes(&picture.topology, &forest, picture.now) {
             for happening in history.take(&change, picture.now, picture.at, picture.warming) {
-                if let Some(after) = happening.what.healed_after() {
-                    metrics.heals.observe(after.as_secs_f64());
-                }
+                registry.metrics().happened(&happening);
             }
         }
         drop(forest);
-        if states.receiver_count() > 0 {
+        let is_due = begin >= next_state;
+        if states.receiver_count() > 0 && is_due {
             let state = state(&registry, &picture, &history, &peers);
             states.send_replace(Bytes::from(format!("data: {state}\n\n")));
+            next_state = begin + PAUSE;
         }
-        sleep(PAUSE).await;
-        let _ = timeout(TICK, registry.page_changed()).await;
+        sleep(LOOK.max(REST * begin.elapsed())).await;
+        // Who was not told of the last change is told of it soon, whether there is another one or not.
+        let patience = if is_due { TICK } else { next_state.saturating_duration_since(Instant::now()) };
+        let _ = timeout(patience, registry.page_changed()).await;
     }
 }
 

@@ -2,12 +2,19 @@ use std::time::Duration;
 
 use arborcast_master::http::Page;
 use arborcast_master::{Settings, connections, listen, serve_with_page};
-use arborcast_proto::registry::advice;
+use arborcast_proto::registry::{
+    DrainNodeRequest, GetTopologyRequest, NodeReport, Topology, WatchTopologyRequest, advice,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Master, Reporter, SECRET, root, soon};
+use tonic::Request;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic_prost::ProstCodec;
+
+use crate::harness::{Master, Reporter, SECRET, root, soon, until, with_secret};
 
 async fn start() -> (Master, u16) {
     let settings = Settings { warm_up: Duration::ZERO, ..Settings::new(SECRET.into()) };
@@ -76,4 +83,50 @@ async fn many_scrapes_are_all_answered() {
     assert!(answer(http, "GET /readyz HTTP/1.1").await.starts_with("HTTP/1.1 200"));
     let page = answer(http, "GET / HTTP/1.1").await;
     assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
+}
+
+/// What a master did, by who asked what and how it was answered.
+#[tokio::test]
+async fn the_metrics_tell_of_calls_streams_advice_and_watchers() {
+    let (master, http) = start().await;
+    let ask = async || answer(http, "GET /metrics HTTP/1.1").await;
+    let node = Reporter::register(&master, root("a")).await;
+    let mut second = Reporter::register(&master, root("a")).await;
+    master.node("b").await.unwrap_err();
+    let watcher = soon(master.client().await.watch_topology(WatchTopologyRequest {})).await.unwrap();
+    let mut odd = Grpc::new(master.channel().await);
+    soon(odd.ready()).await.unwrap();
+    let path = PathAndQuery::from_static("/some/thing-else");
+    let codec = ProstCodec::<GetTopologyRequest, Topology>::default();
+    soon(odd.unary(Request::new(GetTopologyRequest {}), path, codec)).await.unwrap_err();
+    let other = Reporter::open_with(&master, NodeReport { node_id: String::new(), ..root("x") }).await;
+    until(async || {
+        let text = ask().await;
+        let missing = [
+            r#"grpc_calls_total{method="arborcast.registry.v1.Registry/Report",code="Ok"} 3"#,
+            r#"grpc_calls_total{method="arborcast.registry.v1.Registry/GetNode",code="NotFound"} 1"#,
+            r#"grpc_calls_total{method="other",code="Unimplemented"} 1"#,
+            "report_streams 1",
+            "report_streams_opened_total 3",
+            r#"report_streams_closed_total{reason="replaced"} 1"#,
+            r#"report_streams_closed_total{reason="invalid"} 1"#,
+            r#"advice_total{kind="welcome",outcome="sent"} 2"#,
+            "watchers 1",
+        ]
+        .into_iter()
+        .find(|line| !text.contains(&format!("\narborcast_master_{line}\n")));
+        missing.map_or(Ok(()), |line| Err(format!("{line} in {text}")))
+    })
+    .await;
+    drop((node, other, watcher));
+    let drain = DrainNodeRequest { node_id: "a".into(), incarnation: 0 };
+    soon(master.client().await.drain_node(with_secret(drain))).await.unwrap();
+    assert!(matches!(second.next().await.unwrap(), Some(advice::Kind::Drain(_))));
+    until(async || {
+        let text = ask().await;
+        let is_right = text.contains("master_watchers 0\n")
+            && text.contains("master_advice_total{kind=\"drain\",outcome=\"sent\"} 1\n");
+        if is_right { Ok(()) } else { Err(text) }
+    })
+    .await;
 }

@@ -1,12 +1,9 @@
 //! Who comes in where plain connections and TLS are taken at one port.
 
-use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
 
 use arborcast_proto::wire::Message;
-use arborcast_tls::{Stream, Tls, begins_with_tls, trouble_of};
+use arborcast_tls::{Acceptor, Either, Stream, begins_with_tls, peer_is_certified};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -14,18 +11,14 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::driver::Inbound;
-use super::traffic::Traffic;
 use super::transport;
 use crate::settings::{LINGER_TIMEOUT, Require};
 
 /// Looks at who comes before the core hears of them.
 #[derive(Clone)]
 pub(super) struct Door {
-    pub(super) tls: Arc<Tls>,
+    pub(super) acceptor: Acceptor,
     pub(super) require: Option<Require>,
-    /// How long a handshake may take.
-    pub(super) patience: Duration,
-    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Door {
@@ -37,7 +30,7 @@ impl Door {
         slot: OwnedSemaphorePermit,
         inbox: mpsc::Sender<Inbound>,
     ) {
-        let is_tls = match timeout(self.patience, begins_with_tls(&stream)).await {
+        let is_tls = match timeout(self.acceptor.patience, begins_with_tls(&stream)).await {
             Ok(Ok(is_tls)) => is_tls,
             Ok(Err(error)) => return debug!(%peer, %error, "gone before it said anything"),
             // It is told so by the core, in the words of the protocol.
@@ -53,30 +46,14 @@ impl Door {
     }
 
     async fn shake_hands(&self, stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
-        let shaken = timeout(self.patience, self.tls.accept(stream)).await;
-        match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => {
-                self.traffic.count_handshake("success");
-                Some(stream)
-            }
-            Err(error) => {
-                let outcome = match trouble_of(&error) {
-                    Some(trouble) => trouble.name(),
-                    None if error.kind() == io::ErrorKind::TimedOut => "timeout",
-                    None => "broken_off",
-                };
-                self.traffic.count_handshake(outcome);
-                debug!(%peer, %error, "no TLS");
-                None
-            }
-        }
+        self.acceptor.shake_hands(stream).await.inspect_err(|error| debug!(%peer, %error, "no TLS")).ok()
     }
 
     async fn take_plain(&self, mut stream: TcpStream, peer: SocketAddr) -> Option<Stream> {
-        if self.require != Some(Require::All) {
-            return Some(Stream::Plain(stream));
+        if !self.acceptor.requires_tls {
+            return Some(Either::Left(stream));
         }
-        self.traffic.count_handshake("plain");
+        self.acceptor.handshakes.count("plain");
         debug!(%peer, "plain where TLS is required");
         let info = "this server takes TLS connections only".to_owned();
         let refusal = async {
@@ -86,11 +63,14 @@ impl Door {
             tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
         };
         // However it ends, it has had its chance.
-        let _ = timeout(LINGER_TIMEOUT.min(self.patience), refusal).await;
+        let _ = timeout(LINGER_TIMEOUT.min(self.acceptor.patience), refusal).await;
         None
     }
 
     fn may_be_server(&self, stream: &Stream) -> bool {
-        if stream.is_tls() { !self.tls.knows_peers() || stream.peer_is_certified() } else { self.require.is_none() }
+        match stream {
+            Either::Left(_plain) => self.require.is_none(),
+            Either::Right(_tls) => !self.acceptor.tls.knows_peers() || peer_is_certified(stream),
+        }
     }
 }

@@ -8,14 +8,13 @@ use arborcast_core::relay::Position;
 use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine, Status};
 use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
-use arborcast_tls::Tls;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::broadcast_log::{BroadcastLogs, Draft, PerForm};
-use super::dialer;
+use super::dialer::{Dialer, dial};
 use super::fan_out::{Command, FanOutHandle};
 use super::line_room::LineRoom;
 use super::pace::Pace;
@@ -76,7 +75,7 @@ pub(super) struct Shared {
     pub(super) pace: Arc<Pace>,
     pub(super) line_room: LineRoom,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) tls: Option<Arc<Tls>>,
+    pub(super) dialer: Dialer,
     pub(super) readers: TaskTracker,
     /// Cancelled when the node ends.
     pub(super) ended: CancellationToken,
@@ -309,29 +308,24 @@ impl Driver {
     /// Dials in a task of its own, which ends by itself within a bounded time.
     fn dial(&self, attempt: AttemptId, target: Target) {
         let (slots, inbox) = (Arc::clone(&self.shared.slots), self.shared.inbox.clone());
-        let (ended, tls) = (self.shared.ended.clone(), self.shared.tls.clone());
+        let (ended, dialer) = (self.shared.ended.clone(), self.shared.dialer.clone());
         let traffic = Arc::clone(&self.shared.traffic);
         self.shared.readers.spawn(ended.run_until_cancelled_owned(async move {
-            let outcome =
-                match (slots.try_acquire_owned(), dialer::dial(&target.hostname, target.port, tls.as_deref()).await) {
-                    (Ok(slot), Ok(connection)) => Inbound::Dialled { connection, slot, attempt: Some(attempt) },
-                    (_, Err(error)) if arborcast_tls::trouble_of(&error).is_some() => {
-                        traffic.failed_dials.add(1);
-                        // It is tried again and again, so not every time.
-                        if traffic.failed_dials.get().is_power_of_two() {
-                            warn!(parent = target.id, %error, "can't connect");
-                        }
-                        Inbound::DialFailed { attempt }
+            let outcome = match (slots.try_acquire_owned(), dial(&target.hostname, target.port, &dialer).await) {
+                (Ok(slot), Ok(connection)) => Inbound::Dialled { connection, slot, attempt: Some(attempt) },
+                (_, Err(error)) if arborcast_tls::trouble_of(&error).is_some() => {
+                    traffic.failed_dials.add(1);
+                    // It is tried again and again, so not every time.
+                    if traffic.failed_dials.get().is_power_of_two() {
+                        warn!(parent = target.id, %error, "can't connect");
                     }
-                    (_, outcome) => {
-                        debug!(
-                            parent = target.id,
-                            error = outcome.err().map(|error| error.to_string()),
-                            "can't connect"
-                        );
-                        Inbound::DialFailed { attempt }
-                    }
-                };
+                    Inbound::DialFailed { attempt }
+                }
+                (_, outcome) => {
+                    debug!(parent = target.id, error = outcome.err().map(|error| error.to_string()), "can't connect");
+                    Inbound::DialFailed { attempt }
+                }
+            };
             // The driver being gone means that the node has stopped.
             let _ = inbox.send(outcome).await;
         }));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arborcast_tls::Stream;
+use arborcast_tls::Either;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -67,7 +67,7 @@ pub(super) async fn accept_all(
                         while tasks.try_join_next().is_some() {}
                         continue;
                     }
-                    let connection = transport::connection(Stream::Plain(stream), peer);
+                    let connection = transport::connection(Either::Left(stream), peer);
                     if inbox.send(Inbound::Accepted { connection, slot, as_client: false }).await.is_err() {
                         return;
                     }

@@ -20,7 +20,7 @@
 //!   `line_room`: what half lines may hold together.
 //! - `traffic`: counters that connections share.
 //! - `user_work`: hashing, and users on disk, in threads of their own.
-//! - `shutdown`: the one way to stop. - `server`: ties them together.
+//! - `server`: ties them together.
 
 use std::time::Instant;
 
@@ -34,7 +34,6 @@ pub mod listener;
 mod pace;
 mod reader;
 mod server;
-pub mod shutdown;
 pub(crate) mod traffic;
 pub mod transport;
 mod user_work;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use arborcast_core::{Config, GiveUp, Node};
 use arborcast_proto::wire::UserRecord;
-use arborcast_tls::{Tls, hangups, reload_at};
+use arborcast_tls::{Acceptor, Protocol, Tls, hangups, reload_at};
 use tokio::net::TcpListener;
 use tokio::signal::unix::Signal;
 use tokio::sync::{Semaphore, mpsc};
@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use super::broadcast_log::{BroadcastLogs, Logs};
-use super::dialer::dial_parent;
+use super::dialer::{Dialer, dial_parent};
 use super::door::Door;
 use super::driver::{Driver, INBOX_BATCHES, Inbound, MAX_DRAFT_BYTES, Shared};
 use super::fan_out::FanOut;
@@ -47,6 +47,7 @@ pub struct Server {
     masters: Option<Masters>,
     store: Option<Arc<Store>>,
     http: Option<(TcpListener, SocketAddr)>,
+    dialer: Dialer,
     tls: Option<(Arc<Tls>, Signal)>,
     require_tls: Option<Require>,
 }
@@ -57,7 +58,7 @@ impl Server {
     /// # Errors
     /// When one of these fails.
     pub async fn start(settings: Settings) -> Result<Self, NodeError> {
-        let Settings { mut core, bind, parent, bounds, http, tls, require_tls, masters } = settings;
+        let Settings { mut core, bind, parent, bounds, http, tls, require_tls, plain_server, masters } = settings;
         let tls = match tls {
             Some(tls) => Some((Arc::new(Tls::load(tls)?), hangups().map_err(NodeError::Signals)?)),
             None => None,
@@ -69,6 +70,7 @@ impl Server {
             Some((host, port)) => Some(http::bind(&host, port).await?),
             None => None,
         };
+        let dialer = Dialer { tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)), plain: plain_server };
         let store = match (&mut core.extensions, masters.as_ref().and_then(|masters| masters.users.clone())) {
             (Some(extensions), Some(path)) => {
                 let (store, users) = open_store(path).await?;
@@ -85,11 +87,11 @@ impl Server {
         let parent = match parent {
             None => None,
             Some((host, port)) => {
-                let connection = dial_parent(&host, port, address, tls.as_ref().map(|(tls, _)| &**tls)).await?;
+                let connection = dial_parent(&host, port, address, &dialer).await?;
                 Some((host, port, connection))
             }
         };
-        Ok(Self { listener, address, parent, core, bounds, masters, store, http, tls, require_tls })
+        Ok(Self { listener, address, parent, core, bounds, masters, store, http, dialer, tls, require_tls })
     }
 
     /// Where it listens; the port is the real one also where port 0 was asked for.
@@ -130,8 +132,19 @@ async fn open_store(path: PathBuf) -> Result<(Store, Vec<UserRecord>), NodeError
 
 /// Runs a node until `stop` is cancelled or the core gives up.
 async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
-    let Server { listener, address: _, parent, core: mut config, bounds, masters, store, http, tls, require_tls } =
-        server;
+    let Server {
+        listener,
+        address: _,
+        parent,
+        core: mut config,
+        bounds,
+        masters,
+        store,
+        http,
+        dialer,
+        tls,
+        require_tls,
+    } = server;
     let fan_outs = available_parallelism().map_or(1, NonZero::get);
     let (inbox, inbound) = mpsc::channel(INBOX_BATCHES);
     let ended = CancellationToken::new();
@@ -144,7 +157,7 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
         pace: Arc::new(Pace::new(fan_outs, bounds.log_bytes)),
         line_room: LineRoom::new(bounds.max_half_line_bytes),
         traffic: Arc::default(),
-        tls: tls.as_ref().map(|(tls, _)| Arc::clone(tls)),
+        dialer,
         readers: TaskTracker::new(),
         ended: ended.clone(),
         slots: Arc::clone(&slots),
@@ -168,14 +181,21 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
         // There is room for it: nobody else has sent anything yet, and the driver starts below.
         let _ = inbox.send(Inbound::Dialled { connection, slot, attempt: None }).await;
     }
-    let registry =
-        masters.map(|masters| Registry::start(&masters, &config, shared.tls.as_ref(), &inbox, &ended, &mut tasks));
+    let registry = masters
+        .map(|masters| Registry::start(&masters, &config, shared.dialer.tls.as_ref(), &inbox, &ended, &mut tasks));
     // One verification for each connection, and one hash for each registration, is the most that the core asks for.
     let (jobs, waiting_jobs) = mpsc::channel(bounds.max_connections.saturating_add(2 * config.max_registrations));
     if config.extensions.is_some() {
         tasks.spawn(credentials::run(waiting_jobs, inbox.clone(), readers.clone(), ended.clone()));
     }
     let user_work = UserWork { jobs, store, inbox: inbox.clone(), threads: readers.clone() };
+    let acceptor = shared.dialer.tls.clone().filter(|tls| tls.is_offered()).map(|tls| Acceptor {
+        tls,
+        protocol: Protocol::Lines,
+        requires_tls: require_tls == Some(Require::All),
+        patience: config.login_timeout,
+        handshakes: Arc::clone(&shared.traffic.handshakes),
+    });
     if let Some((listener, _)) = http {
         let inspector = Inspector {
             identity: Identity { id: config.id.clone(), address: format!("{}:{}", config.hostname, config.port) },
@@ -186,14 +206,10 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
             max_connections: bounds.max_connections,
             max_log_bytes: bounds.log_bytes,
         };
-        tasks.spawn(http::serve(listener, inspector, ended.clone()));
+        let acceptor = acceptor.clone().map(|acceptor| Acceptor { protocol: Protocol::Http, ..acceptor });
+        tasks.spawn(http::serve(listener, acceptor, inspector, ended.clone()));
     }
-    let door = shared.tls.clone().filter(|tls| tls.is_offered()).map(|tls| Door {
-        tls,
-        require: require_tls,
-        patience: config.login_timeout,
-        traffic: Arc::clone(&shared.traffic),
-    });
+    let door = acceptor.map(|acceptor| Door { acceptor, require: require_tls });
     if let Some((tls, hangups)) = tls {
         let ended = ended.clone();
         tasks.spawn(async move {

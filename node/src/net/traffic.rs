@@ -1,8 +1,9 @@
 //! Counters that tasks of many connections share. Each is added to once for a whole batch, and nobody waits for anybody.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+
+use arborcast_tls::Handshakes;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -28,17 +29,7 @@ pub(crate) struct Traffic {
     /// Connections that were closed at once, since there were too many.
     pub(crate) turned_away: Count,
     /// TLS handshakes of those who connected, by how they ended.
-    handshakes: Mutex<BTreeMap<&'static str, u64>>,
+    pub(crate) handshakes: Arc<Handshakes>,
     /// TLS handshakes with others that failed.
     pub(crate) failed_dials: Count,
-}
-
-impl Traffic {
-    pub(crate) fn count_handshake(&self, outcome: &'static str) {
-        *self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).entry(outcome).or_default() += 1;
-    }
-
-    pub(crate) fn handshakes(&self) -> BTreeMap<&'static str, u64> {
-        self.handshakes.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
 }

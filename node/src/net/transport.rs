@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use arborcast_tls::{self as tls, Stream};
+use arborcast_tls::{Either, Stream};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,7 +43,7 @@ impl Accept for TcpListener {
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 
 pub(super) fn connection(stream: Stream, peer: SocketAddr) -> Connection {
-    let socket = stream.socket();
+    let socket = arborcast_tls::socket(&stream);
     // Without these two the connection is slower, or found dead later; it works all the same.
     if let Err(error) = socket.set_nodelay(true) {
         debug!(%peer, %error, "can't switch off delaying of small segments");
@@ -52,8 +52,8 @@ pub(super) fn connection(stream: Stream, peer: SocketAddr) -> Connection {
         debug!(%peer, %error, "can't switch on keep-alive");
     }
     // A plain one is used as it is.
-    let (read, write): (ReadHalf, WriteHalf) = match stream.into_split() {
-        (tls::ReadHalf::Plain(read), tls::WriteHalf::Plain(write)) => (Box::new(read), Box::new(write)),
+    let (read, write): (ReadHalf, WriteHalf) = match arborcast_tls::split(stream) {
+        (Either::Left(read), Either::Left(write)) => (Box::new(read), Box::new(write)),
         (read, write) => (Box::new(read), Box::new(write)),
     };
     Connection { read, write, peer }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Identity, Protocol, Settings, Trust};
+use crate::{Identity, Settings, Trust};
 
 /// What a server is told about TLS.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -22,10 +22,10 @@ pub struct Args {
 
 impl Args {
     /// The settings of a server that others know by this name; `None` where TLS was not asked for.
-    pub fn settings(self, name: Option<String>, serves: Protocol) -> Option<Settings> {
+    pub fn settings(self, name: Option<String>) -> Option<Settings> {
         let Self { tls_cert, tls_key, tls_ca } = self;
         let identity = tls_cert.zip(tls_key).map(|(certificate, key)| Identity { certificate, key });
         let trust = tls_ca.map_or(Trust::Nobody, Trust::Authority);
-        (identity.is_some() || trust != Trust::Nobody).then_some(Settings { identity, trust, name, serves })
+        (identity.is_some() || trust != Trust::Nobody).then_some(Settings { identity, trust, name })
     }
 }

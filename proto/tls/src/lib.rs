@@ -5,11 +5,13 @@
 //! know of TLS.
 //!
 //! - [`Tls`]: what a program was told, loaded and checked, and loaded again when it is told to.
-//! - [`Stream`]: a connection, plain or not. - [`TlsError`]: what can be wrong with the files.
+//! - [`Stream`]: a connection, plain or not. - [`Acceptor`]: who comes in over one or the other.
+//! - [`TlsError`]: what can be wrong with the files.
 //! - [`connector`]: how gRPC gets its connections.
 //! - [`hangups`], [`reload_at`]: loading again at SIGHUP.
 //! - [`Trouble`]: why a handshake failed, in words for people.
 
+mod acceptor;
 #[cfg(feature = "cli")]
 mod args;
 mod error;
@@ -32,16 +34,19 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+pub use acceptor::{Acceptor, Handshakes};
 #[cfg(feature = "cli")]
 pub use args::Args;
 pub use error::TlsError;
 pub use grpc::{Connector, connector};
 pub use hangup::{hangups, reload_at};
-pub use stream::{ReadHalf, Stream, WriteHalf, begins_with_tls};
+pub use stream::{ReadHalf, Stream, WriteHalf, begins_with_tls, peer_is_certified, socket, split};
+pub use tokio_util::either::Either;
 pub use trouble::{Trouble, trouble_of};
 
-/// What HTTP/2 is called where the two ends agree on a protocol.
+/// What HTTP/2 and HTTP/1.1 are called where the two ends agree on a protocol.
 const HTTP2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 
 /// Whose certificates are right when we connect to somebody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +66,8 @@ pub enum Protocol {
     Lines,
     /// gRPC, and so HTTP/2.
     Grpc,
+    /// HTTP/1.1, for browsers and tools. They are asked for no certificate.
+    Http,
 }
 
 /// A certificate and its key, each in a file of PEM.
@@ -81,8 +88,6 @@ pub struct Settings {
     pub trust: Trust,
     /// What others call us, if that is known: the certificate must be for that name.
     pub name: Option<String>,
-    /// What others speak to us.
-    pub serves: Protocol,
 }
 
 /// The certificates that are in use. Cheap to ask; loading them again affects new connections only.
@@ -94,14 +99,25 @@ pub struct Tls {
 
 #[derive(Debug)]
 struct Configs {
-    server: Option<Arc<ServerConfig>>,
-    client: Option<Clients>,
+    server: Option<ByProtocol<ServerConfig>>,
+    client: Option<ByProtocol<ClientConfig>>,
 }
 
 #[derive(Debug)]
-struct Clients {
-    lines: Arc<ClientConfig>,
-    grpc: Arc<ClientConfig>,
+struct ByProtocol<T> {
+    lines: Arc<T>,
+    grpc: Arc<T>,
+    http: Arc<T>,
+}
+
+impl<T> ByProtocol<T> {
+    fn of(&self, protocol: Protocol) -> Arc<T> {
+        Arc::clone(match protocol {
+            Protocol::Lines => &self.lines,
+            Protocol::Grpc => &self.grpc,
+            Protocol::Http => &self.http,
+        })
+    }
 }
 
 impl Tls {
@@ -148,10 +164,11 @@ impl Tls {
     ///
     /// # Errors
     /// Those of the socket, and [`Trouble`], which [`trouble_of`] finds in them.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Stream> {
-        let server = self.current().server.clone().ok_or(io::ErrorKind::Unsupported)?;
-        let accepted = TlsAcceptor::from(server).accept(stream).await;
-        accepted.map(|stream| Stream::Server(Box::new(stream))).map_err(|error| trouble::explain(error, None))
+    pub async fn accept(&self, stream: TcpStream, protocol: Protocol) -> io::Result<Stream> {
+        let current = self.current();
+        let config = current.server.as_ref().ok_or(io::ErrorKind::Unsupported)?.of(protocol);
+        let accepted = TlsAcceptor::from(config).accept(stream).await;
+        accepted.map(|stream| Either::Right(Box::new(stream.into()))).map_err(|error| trouble::explain(error, None))
     }
 
     /// Begins TLS with `host`, to which `stream` leads, if connections that we make are to be TLS. Takes as long as the
@@ -161,15 +178,13 @@ impl Tls {
     /// The same; the text says what is wrong with `host`.
     pub async fn connect(&self, host: &str, stream: TcpStream, protocol: Protocol) -> io::Result<Stream> {
         let current = self.current();
-        let config = match (&current.client, protocol) {
-            (None, _) => return Ok(Stream::Plain(stream)),
-            (Some(clients), Protocol::Lines) => Arc::clone(&clients.lines),
-            (Some(clients), Protocol::Grpc) => Arc::clone(&clients.grpc),
-        };
+        let Some(client) = &current.client else { return Ok(Either::Left(stream)) };
+        let config = client.of(protocol);
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| io::Error::other(format!("{host:?} is no name that a certificate can have")))?;
         let connected = TlsConnector::from(config).connect(name, stream).await;
-        connected.map(|stream| Stream::Client(Box::new(stream))).map_err(|error| trouble::explain(error, Some(host)))
+        let connected = connected.map(|stream| Either::Right(Box::new(stream.into())));
+        connected.map_err(|error| trouble::explain(error, Some(host)))
     }
 
     fn current(&self) -> Arc<Configs> {
@@ -197,29 +212,43 @@ fn configs(settings: &Settings) -> Result<Configs, TlsError> {
     let server = match (&settings.identity, &identity) {
         (Some(files), Some((chain, key))) => {
             let peers = matches!(settings.trust, Trust::Authority(_)).then(|| roots.clone()).flatten();
-            Some(server(settings.serves, files, chain.clone(), key.clone_key(), peers)?)
+            Some(servers(files, chain, key, peers)?)
         }
         _ => None,
     };
     let client = match roots {
         Some(roots) => {
             let lines = client(settings.identity.as_ref(), identity, roots)?;
-            let mut grpc = lines.clone();
+            let (mut grpc, mut http) = (lines.clone(), lines.clone());
             grpc.alpn_protocols = vec![HTTP2.to_vec()];
-            Some(Clients { lines: Arc::new(lines), grpc: Arc::new(grpc) })
+            http.alpn_protocols = vec![HTTP1.to_vec()];
+            Some(ByProtocol { lines: Arc::new(lines), grpc: Arc::new(grpc), http: Arc::new(http) })
         }
         None => None,
     };
     Ok(Configs { server, client })
 }
 
-fn server(
-    serves: Protocol,
+fn servers(
     files: &Identity,
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
     peers: Option<Arc<RootCertStore>>,
-) -> Result<Arc<ServerConfig>, TlsError> {
+) -> Result<ByProtocol<ServerConfig>, TlsError> {
+    let lines = server(files, chain, key, peers)?;
+    let mut grpc = lines.clone();
+    grpc.alpn_protocols = vec![HTTP2.to_vec()];
+    let mut http = server(files, chain, key, None)?;
+    http.alpn_protocols = vec![HTTP1.to_vec()];
+    Ok(ByProtocol { lines: Arc::new(lines), grpc: Arc::new(grpc), http: Arc::new(http) })
+}
+
+fn server(
+    files: &Identity,
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'static>,
+    peers: Option<Arc<RootCertStore>>,
+) -> Result<ServerConfig, TlsError> {
     let unusable = |error| TlsError::unusable(&files.certificate, error);
     let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
     let builder = builder.map_err(unusable)?;
@@ -234,11 +263,7 @@ fn server(
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
-    if serves == Protocol::Grpc {
-        config.alpn_protocols = vec![HTTP2.to_vec()];
-    }
-    Ok(Arc::new(config))
+    builder.with_single_cert(chain.to_vec(), key.clone_key()).map_err(unusable)
 }
 
 fn client(

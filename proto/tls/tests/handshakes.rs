@@ -5,8 +5,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arborcast_tls::{Identity, Protocol, Settings, Stream, Tls, TlsError, Trouble, Trust, begins_with_tls, trouble_of};
+use arborcast_tls::{
+    Acceptor, Either, Identity, Protocol, Settings, Stream, Tls, TlsError, Trouble, Trust, begins_with_tls,
+    peer_is_certified, split, trouble_of,
+};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -45,14 +49,14 @@ impl Authority {
 }
 
 fn load(identity: Option<Identity>, trust: Trust) -> Result<Arc<Tls>, TlsError> {
-    Tls::load(Settings { identity, trust, name: None, serves: Protocol::Lines }).map(Arc::new)
+    Tls::load(Settings { identity, trust, name: None }).map(Arc::new)
 }
 
 /// Both ends of a handshake.
 async fn shake(server: &Arc<Tls>, client: &Arc<Tls>, host: &str) -> (io::Result<Stream>, io::Result<Stream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let accepted = async { server.accept(listener.accept().await.unwrap().0).await };
+    let accepted = async { server.accept(listener.accept().await.unwrap().0, Protocol::Lines).await };
     tokio::join!(accepted, client.connect(host, stream, Protocol::Lines))
 }
 
@@ -64,9 +68,9 @@ async fn two_with_certificates_of_one_authority_know_each_other() {
     let client = load(Some(authority.issue("other", 4000)), trust()).unwrap();
     let (accepted, connected) = shake(&server, &client, "localhost").await;
     let (accepted, connected) = (accepted.unwrap(), connected.unwrap());
-    assert!(accepted.peer_is_certified() && connected.peer_is_certified() && connected.is_tls());
-    let (mut reader, _kept) = accepted.into_split();
-    let (_also_kept, mut writer) = connected.into_split();
+    assert!(peer_is_certified(&accepted) && peer_is_certified(&connected));
+    let (mut reader, _kept) = split(accepted);
+    let (_also_kept, mut writer) = split(connected);
     writer.write_all(b"a line\n").await.unwrap();
     writer.flush().await.unwrap();
     let mut line = [0; 7];
@@ -81,7 +85,7 @@ async fn a_client_without_a_certificate_is_taken_and_told_apart() {
     let server = load(Some(authority.issue("localhost", 4000)), trust()).unwrap();
     let (accepted, connected) = shake(&server, &load(None, trust()).unwrap(), "localhost").await;
     connected.unwrap();
-    assert!(!accepted.unwrap().peer_is_certified());
+    assert!(!peer_is_certified(&accepted.unwrap()));
 }
 
 #[tokio::test]
@@ -142,8 +146,7 @@ fn what_others_would_refuse_is_said_at_the_start() {
     let (authority, other) = (Authority::new(), Authority::new());
     let load = |identity: Identity, trust: &Authority, name: &str| {
         let trust = Trust::Authority(trust.path());
-        let settings =
-            Settings { identity: Some(identity), trust, name: Some(name.to_owned()), serves: Protocol::Grpc };
+        let settings = Settings { identity: Some(identity), trust, name: Some(name.to_owned()) };
         Tls::load(settings).map(drop).map_err(|error| error.to_string())
     };
     assert_eq!(load(authority.issue("localhost", 4000), &authority, "localhost"), Ok(()));
@@ -194,4 +197,33 @@ async fn who_does_not_speak_tls_is_found_out() {
     plain.write_all(b"{\"command\":\"INVALID_MESSAGE\"}\n").await.unwrap();
     let error = client.connect("localhost", stream, Protocol::Lines).await.unwrap_err();
     assert_eq!(trouble_of(&error), Some(Trouble::NotTls), "{error}");
+}
+
+/// Each end of a handshake is counted once, under a name of its own.
+#[tokio::test]
+async fn how_handshakes_end_is_counted() {
+    let authority = Authority::new();
+    let tls = load(Some(authority.issue("localhost", 4000)), Trust::Nobody).unwrap();
+    let patience = Duration::from_millis(200);
+    let acceptor = Acceptor { tls, protocol: Protocol::Http, requires_tls: true, patience, handshakes: Arc::default() };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    for (outcome, said) in [
+        ("timeout", &b""[..]),
+        ("timeout", b"\x16\x03\x01\x02\x00\x01"),
+        ("plain", b"GET / HTTP/1.1\r\n"),
+        ("not_tls", b"\x16 that is none of TLS"),
+    ] {
+        let before = acceptor.handshakes.counts().get(outcome).copied().unwrap_or_default();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        peer.write_all(said).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        assert!(acceptor.accept(stream).await.is_err(), "{outcome}");
+        assert_eq!(acceptor.handshakes.counts()[outcome], before + 1, "{:?}", acceptor.handshakes);
+    }
+    let client = load(None, Trust::Authority(authority.path())).unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let accepted = async { acceptor.accept(listener.accept().await.unwrap().0).await };
+    let (accepted, connected) = tokio::join!(accepted, client.connect("localhost", stream, Protocol::Http));
+    assert!(matches!((accepted.unwrap(), connected.unwrap()), (Either::Right(_), Either::Right(_))));
+    assert_eq!(acceptor.handshakes.counts().len(), 4);
 }

@@ -1,4 +1,4 @@
-//! The one way to stop a node: SIGINT (Ctrl-C) or SIGTERM.
+//! The one way to stop a server: SIGINT (Ctrl-C) or SIGTERM.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-/// The signals that stop a node.
+/// The signals that stop a server.
 pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
