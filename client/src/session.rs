@@ -52,7 +52,7 @@ impl Identity {
 
     pub(crate) fn login(&self, resume: Option<Resume>) -> Message {
         let (username, secret) = self.to_fields();
-        Message::Login { username, secret, resume }
+        Message::Login { username, secret, resume, ticket: None }
     }
 
     pub(crate) fn activity_message(&self, number: Option<u64>, activity: Activity) -> Message {
@@ -88,7 +88,7 @@ async fn register_on(
     credentials: &Credentials,
     options: &Options,
 ) -> Result<String, Error> {
-    match connection.ask(&Message::Register(credentials.clone()), options).await {
+    match connection.ask(&Message::Register { credentials: credentials.clone(), ticket: None }, options).await {
         Ok(Message::RegisterSuccess { info }) => Ok(info),
         other => Err(connection.fail(other).await),
     }

@@ -64,6 +64,7 @@ pub(crate) fn text(registry: &Registry, counted: &Metrics, page_streams: usize) 
         Info::new([("version", env!("CARGO_PKG_VERSION").to_owned()), ("master_id", registry.master_id().to_owned())]),
     );
     register_counted(counted, &mut metrics);
+    registry.assignments.register(&mut metrics);
     register_standing(registry, page_streams, &mut metrics);
     let mut out = String::new();
     encode(&mut out, &metrics)?;

@@ -131,6 +131,6 @@ impl Run {
 
     pub(crate) fn login(&self, resume: Option<Resume>) -> Message {
         let (username, secret) = self.name_and_secret();
-        Message::Login { username, secret, resume }
+        Message::Login { username, secret, resume, ticket: None }
     }
 }
