@@ -250,15 +250,13 @@ mod tests {
     struct Surge {
         /// The clients at each node before.
         before: Vec<u64>,
-        /// The share of the clients that asks each master.
-        shares: Vec<f64>,
+        /// The share of the clients that asks each master, and the time from a change to the report of it there.
+        masters: Vec<(f64, Duration)>,
         clients: usize,
         /// Over which the clients come.
         within: Duration,
         /// From an answer to a login at most.
         login: Duration,
-        /// From a change to the report of it at a master.
-        lag: Duration,
     }
 
     impl Surge {
@@ -267,7 +265,7 @@ mod tests {
             let mut random = StdRng::seed_from_u64(seed);
             let start = Instant::now();
             let names: Vec<String> = (0..self.before.len()).map(|at| format!("n{at:02}")).collect();
-            let masters = u32::try_from(self.shares.len()).unwrap();
+            let masters = u32::try_from(self.masters.len()).unwrap();
             let report = |at: usize, load: u64, settled_tickets: u64| Report {
                 masters,
                 settled_tickets,
@@ -275,42 +273,39 @@ mod tests {
                 ..loaded(&names[at], load)
             };
             let world = || World::with((0..names.len()).map(|at| report(at, self.before[at], 0)));
-            let mut worlds: Vec<World> = self.shares.iter().map(|_| world()).collect();
+            let mut worlds: Vec<World> = self.masters.iter().map(|_| world()).collect();
             // Clients that come, those that log in, by time; and what is reported then.
             let mut due: BTreeMap<(Duration, usize), (usize, Option<usize>)> = BTreeMap::new();
             for client in 0..self.clients {
                 let share = random.random_range(0.0..1.0);
-                let sum = |until: usize| self.shares[..=until].iter().sum::<f64>();
-                let master = (0..self.shares.len()).find(|at| share < sum(*at)).unwrap_or(0);
+                let sum = |until: usize| self.masters[..=until].iter().map(|(share, _)| share).sum::<f64>();
+                let master = (0..self.masters.len()).find(|at| share < sum(*at)).unwrap_or(0);
                 due.insert((self.within.mul_f64(random.random_range(0.0..1.0)), client), (master, None));
             }
             let mut loads = self.before.clone();
             let mut settled = vec![vec![0; names.len()]; worlds.len()];
-            let mut reports: BTreeMap<(Duration, u64), (usize, u64, Vec<u64>)> = BTreeMap::new();
+            // By when they arrive: at which master, about which node, its load and its tickets of that master.
+            let mut reports: BTreeMap<(Duration, u64), (usize, usize, u64, u64)> = BTreeMap::new();
             let mut sent = 0;
             while let Some(((time, client), (master, node))) = due.pop_first() {
                 while let Some(first) = reports.first_entry().filter(|first| first.key().0 <= time) {
-                    let (at, load, settled) = first.remove();
-                    for (world, settled) in worlds.iter_mut().zip(settled) {
-                        world.now = start.max(world.now);
-                        world.report(report(at, load, settled));
-                    }
+                    let ((arrived, _), (master, at, load, settled)) = first.remove_entry();
+                    worlds[master].now = start + arrived;
+                    worlds[master].report(report(at, load, settled));
                 }
-                match node {
-                    None => {
-                        let assigned = worlds[master].topology.assign(&BTreeSet::new(), start + time, &mut random);
-                        let id = assigned.unwrap().id.to_string();
-                        let node = names.iter().position(|name| *name == id).unwrap();
-                        let login = self.login.mul_f64(random.random_range(0.1..1.0));
-                        due.insert((time + login, client), (master, Some(node)));
-                    }
-                    Some(node) => {
-                        loads[node] += 1;
-                        settled[master][node] += 1;
-                        sent += 1;
-                        let by_master = settled.iter().map(|settled| settled[node]).collect();
-                        reports.insert((time + self.lag, sent), (node, loads[node], by_master));
-                    }
+                let Some(node) = node else {
+                    let assigned = worlds[master].topology.assign(&BTreeSet::new(), start + time, &mut random);
+                    let id = assigned.unwrap().id.to_string();
+                    let node = names.iter().position(|name| *name == id).unwrap();
+                    let login = self.login.mul_f64(random.random_range(0.1..1.0));
+                    due.insert((time + login, client), (master, Some(node)));
+                    continue;
+                };
+                loads[node] += 1;
+                settled[master][node] += 1;
+                for (master, (_, lag)) in self.masters.iter().enumerate() {
+                    sent += 1;
+                    reports.insert((time + *lag, sent), (master, node, loads[node], settled[master][node]));
                 }
             }
             let mean = loads.iter().sum::<u64>() as f64 / loads.len() as f64;
@@ -330,10 +325,9 @@ mod tests {
             for before in [vec![0; 5], vec![0, 200, 200, 200, 200], vec![0, 50, 100, 150], vec![0, 0, 0, 0, 150]] {
                 for (within, login, lag) in [(1_000, 50, 30), (1_000, 200, 60), (3_000, 400, 100), (300, 20, 25)] {
                     let [within, login, lag] = [within, login, lag].map(Duration::from_millis);
+                    let masters = shares.iter().map(|share| (*share, lag)).collect();
                     let what = format!("{shares:?} {before:?} {within:?} {login:?} {lag:?}");
-                    let surge =
-                        Surge { before: before.clone(), shares: shares.clone(), clients: 1_000, within, login, lag };
-                    surge.assert_balanced(&what);
+                    Surge { before: before.clone(), masters, clients: 1_000, within, login }.assert_balanced(&what);
                 }
             }
         }
@@ -341,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_surge_that_is_over_before_anything_is_reported_ends_balanced_where_masters_are_asked_at_random() {
-        let late = Duration::from_secs(7);
+        let (within, late) = (Duration::from_secs(1), Duration::from_secs(7));
         for (shares, before) in [
             (vec![1.0], vec![0, 200, 200, 200, 200]),
             (vec![0.5, 0.5], vec![0, 200, 200, 200, 200]),
@@ -349,10 +343,19 @@ mod tests {
             (vec![0.9, 0.1], vec![0; 5]),
             (vec![0.34, 0.33, 0.33], vec![0, 50, 100, 150]),
         ] {
+            let masters = shares.iter().map(|share| (*share, late)).collect();
             let what = format!("{shares:?} {before:?}");
-            let surge =
-                Surge { before, shares, clients: 1_000, within: Duration::from_secs(1), login: late, lag: late };
-            surge.assert_balanced(&what);
+            Surge { before, masters, clients: 1_000, within, login: late }.assert_balanced(&what);
+        }
+    }
+
+    #[test]
+    fn a_surge_through_masters_that_disagree_since_one_hears_everything_late_ends_balanced() {
+        let [within, login, soon, late] = [1_000, 100, 25, 700].map(Duration::from_millis);
+        for before in [vec![0; 5], vec![0, 200, 200, 200, 200]] {
+            let what = format!("{before:?}");
+            let masters = vec![(0.5, soon), (0.5, late)];
+            Surge { before, masters, clients: 1_000, within, login }.assert_balanced(&what);
         }
     }
 }
