@@ -160,6 +160,7 @@ impl Observation {
         let help = "TLS handshakes of those who connected, by how they ended";
         out.counters("tls_handshakes", help, "outcome", handshakes)?;
         out.counter("logins", "Successful logins", counters.logins)?;
+        out.counter("tickets", "Tickets of masters with which clients were admitted", counters.tickets_taken)?;
         out.counter("received_bytes", "Bytes that came over all connections", self.received_bytes)?;
         out.counter("sent_bytes", "Bytes that went out over all connections", self.sent_bytes)
     }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_server::{Registry, RegistryServer};
 use arborcast_proto::registry::{
-    Advice, Candidate, DrainNodeRequest, DrainNodeResponse, FindParentRequest, FindParentResponse, GetNodeRequest,
-    GetTopologyRequest, ListNodesRequest, ListNodesResponse, Node, NodeReport, OtherFragment, Topology,
-    WatchTopologyRequest, WatchTopologyResponse, Welcome,
+    Advice, AssignClientRequest, AssignClientResponse, Candidate, DrainNodeRequest, DrainNodeResponse,
+    FindParentRequest, FindParentResponse, GetNodeRequest, GetTopologyRequest, ListNodesRequest, ListNodesResponse,
+    Node, NodeReport, OtherFragment, Topology, WatchTopologyRequest, WatchTopologyResponse, Welcome,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -180,6 +180,10 @@ impl Registry for Service {
         &self,
         _: Request<WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn assign_client(&self, _: Request<AssignClientRequest>) -> Result<Response<AssignClientResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
 

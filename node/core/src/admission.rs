@@ -13,7 +13,7 @@ use crate::node::Node;
 
 /// Most used tickets that are remembered, which is as many as can be taken in the time for which one is good (protocol,
 /// B47).
-pub const MAX_USED_TICKETS: usize = 100_000;
+pub(crate) const MAX_USED_TICKETS: usize = 100_000;
 
 /// Most masters whose tickets are counted (protocol, B48); one that is started again is another one.
 const MAX_ISSUERS: usize = 16;
