@@ -16,7 +16,7 @@ use tracing::debug;
 
 use crate::address::Address;
 use crate::candidates::{Listed, rank};
-use crate::error::Error;
+use crate::error::{Error, printable};
 
 /// How long connecting to a master may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -73,7 +73,8 @@ impl Masters {
     }
 
     /// Asks one after the other, in random order, for a server for one client, other than those with these ids; at most 256
-    /// of them. One master only, if it answers: each counts the client at the server that it names.
+    /// of them. Only one names a server, since each counts the client at the server that it names; those that have just
+    /// started are asked when no other does.
     ///
     /// # Errors
     /// [`Error::NoServer`], with what the last one said, when no master names anybody.
@@ -81,47 +82,71 @@ impl Masters {
         let mut masters: Vec<_> = self.0.iter().collect();
         masters.shuffle(&mut rand::rng());
         let mut reason = if masters.is_empty() { "there are no masters" } else { "no master answers" }.to_owned();
-        let mut second_best = None;
+        let (mut warming, mut listed) = (Vec::new(), None);
         for (master, registry) in masters {
-            let answer = timeout(ANSWER_TIMEOUT, ask_one(registry.clone(), leave_out)).await;
-            match answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time"))) {
-                Ok((advice, true)) => return Ok(advice),
-                Ok((Advice::Listed(listed), _)) if listed.is_empty() => {
-                    reason = format!("the master {master} knows none")
-                }
-                Ok((advice, false)) => drop(second_best.get_or_insert(advice)),
-                Err(status) => {
-                    debug!(%master, %status, "can't ask a master");
-                    reason = match status.code() {
-                        // Its own words, for when it has looked.
-                        Code::Unavailable if leave_out.is_empty() => {
-                            format!("the master {master} knows none, or is not there")
-                        }
-                        Code::Unavailable => format!("the master {master} knows no other"),
-                        _ => format!("the master {master} does not answer"),
-                    };
-                }
+            match ask_one(registry.clone(), leave_out, true).await {
+                Ok(Answer::Assigned(assignment)) => return Ok(Advice::Assigned(assignment)),
+                Ok(Answer::Listed(servers)) if servers.is_empty() => reason = format!("the master {master} knows none"),
+                Ok(Answer::Listed(servers)) => drop(listed.get_or_insert(servers)),
+                Ok(Answer::Warming) => warming.push((master, registry)),
+                Err(status) => reason = describe(master, &status),
             }
         }
-        second_best.ok_or(Error::NoServer { reason })
+        for (master, registry) in warming {
+            match ask_one(registry.clone(), leave_out, false).await {
+                Ok(Answer::Assigned(assignment)) => return Ok(Advice::Assigned(assignment)),
+                Ok(Answer::Listed(_) | Answer::Warming) => {}
+                Err(status) => reason = describe(master, &status),
+            }
+        }
+        listed.map(Advice::Listed).ok_or(Error::NoServer { reason })
     }
 }
 
-/// What one master says, and whether another could hardly say better.
-async fn ask_one(mut registry: RegistryClient<Channel>, leave_out: &[String]) -> Result<(Advice, bool), Status> {
-    let request = AssignClientRequest { leave_out: leave_out.to_vec() };
+/// What one master says.
+enum Answer {
+    Assigned(Assignment),
+    Listed(Vec<Address>),
+    Warming,
+}
+
+fn describe(master: &Address, status: &Status) -> String {
+    debug!(%master, %status, "a master names no server");
+    match status.code() {
+        // Also what it means that there is no connection; the master's own words say which.
+        Code::Unavailable => format!("the master {master}: {}", printable(status.message())),
+        _ => format!("the master {master} does not answer"),
+    }
+}
+
+async fn ask_one(
+    registry: RegistryClient<Channel>,
+    leave_out: &[String],
+    unless_warming: bool,
+) -> Result<Answer, Status> {
+    let answer = timeout(ANSWER_TIMEOUT, assign_or_list(registry, leave_out, unless_warming)).await;
+    answer.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer in time")))
+}
+
+async fn assign_or_list(
+    mut registry: RegistryClient<Channel>,
+    leave_out: &[String],
+    unless_warming: bool,
+) -> Result<Answer, Status> {
+    let request = AssignClientRequest { leave_out: leave_out.to_vec(), unless_warming };
     let answer = match registry.assign_client(request).await {
         Ok(answer) => answer.into_inner(),
         Err(status) if status.code() == Code::Unimplemented => {
-            let listed = rank(list(registry).await?, &mut rand::rng());
-            return Ok((Advice::Listed(listed), false));
+            return Ok(Answer::Listed(rank(list(registry).await?, &mut rand::rng())));
         }
         Err(status) => return Err(status),
     };
+    if answer.warming && unless_warming {
+        return Ok(Answer::Warming);
+    }
     let port = u16::try_from(answer.port).map_err(|error| Status::internal(error.to_string()))?;
     let address = Address::new(answer.hostname, port).map_err(|error| Status::internal(error.to_string()))?;
-    let assignment = Assignment { node_id: answer.node_id, address, ticket: answer.ticket.into() };
-    Ok((Advice::Assigned(assignment), !answer.warming))
+    Ok(Answer::Assigned(Assignment { node_id: answer.node_id, address, ticket: answer.ticket.into() }))
 }
 
 async fn list(mut registry: RegistryClient<Channel>) -> Result<Vec<Listed>, Status> {

@@ -65,13 +65,18 @@ impl Assignments {
         self.count("no_node");
     }
 
+    /// The master was not to name a node while it warms up.
+    pub(crate) fn count_warming(&self) {
+        self.count("warming");
+    }
+
     fn count(&self, outcome: &'static str) {
         self.0.get_or_create(&Outcome { outcome }).inc();
     }
 
     /// For Prometheus.
     pub(crate) fn register(&self, metrics: &mut Metricset) {
-        for outcome in ["assigned", "invalid", "no_node"] {
+        for outcome in ["assigned", "invalid", "no_node", "warming"] {
             drop(self.0.get_or_create(&Outcome { outcome }));
         }
         metrics.register("assignments", "Questions of clients for a node, by what came of them", self.0.clone());

@@ -149,9 +149,13 @@ impl RegistryService for Service {
         request: Request<pb::AssignClientRequest>,
     ) -> Result<Response<pb::AssignClientResponse>, Status> {
         let assignments = &self.registry.assignments;
-        let leave_out =
-            messages::left_out(request.into_inner().leave_out).inspect_err(|_| assignments.count_invalid())?;
+        let pb::AssignClientRequest { leave_out, unless_warming } = request.into_inner();
+        let leave_out = messages::left_out(leave_out).inspect_err(|_| assignments.count_invalid())?;
         let warming = self.registry.is_warming();
+        if warming && unless_warming {
+            assignments.count_warming();
+            return Ok(Response::new(pb::AssignClientResponse { warming, ..Default::default() }));
+        }
         let Some(assigned) = self.registry.assign(&leave_out) else {
             assignments.count_no_node();
             return Err(Status::unavailable("this master knows no node that takes clients"));

@@ -169,7 +169,9 @@ impl Registry for Service {
     }
 
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
-        Err(Status::unimplemented("not played"))
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nodes = reports.into_values().map(|report| Node { report: Some(report), ..Node::default() });
+        Ok(Response::new(ListNodesResponse { nodes: nodes.collect(), ..ListNodesResponse::default() }))
     }
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
