@@ -210,7 +210,7 @@ impl Error {
 }
 
 /// A server's own words, fit for a terminal: short, and without control characters.
-fn printable(info: &str) -> String {
+pub(crate) fn printable(info: &str) -> String {
     quote(info).replace(char::is_control, "\u{fffd}")
 }
 

@@ -20,7 +20,7 @@
 //! - [`session`]: what a program holds: [`Session`], and its halves [`Publisher`] and [`Subscriber`].
 //! - `conversation`: the one task behind a session, the only owner of its socket. `program`: its other end.
 //! - `connection`: one socket that speaks lines.
-//! - `seeker`: finds a server, with `masters`, which asks those.
+//! - `seeker`: finds a server, with [`masters`], which asks those.
 //! - Pure: `window` (what was published and not acknowledged) with `echo` (what has come back), `received` (what an extended
 //!   session has) with `publications` (one activity under two names), `candidates` (whom to try), `backoff`.
 //!
@@ -57,7 +57,7 @@ mod conversation;
 mod echo;
 pub mod error;
 pub mod event;
-mod masters;
+pub mod masters;
 pub mod options;
 mod program;
 mod publications;

@@ -199,6 +199,7 @@ mod tests {
             }
             let login = |have| Message::Login {
                 username: "x".into(), secret: None, resume: Some(Resume { session: "s".into(), have: Some(have), proof: None }),
+                ticket: None,
             };
             let length = |have| login(have).to_line().len();
             prop_assert!(length(received.have(max_bytes)) - length(Have::new()) <= max_bytes);

@@ -7,8 +7,9 @@ use crate::address::Address;
 pub struct Servers {
     /// Servers, tried in this order.
     pub addresses: Vec<Address>,
-    /// Masters, asked when none of the addresses can be reached: the least loaded server that they know is tried first, at
-    /// random among equals. They need no secret for that. What they are asked is in `registry.proto`, ListNodes.
+    /// Masters, asked when none of the addresses can be reached, in random order: the first that answers names the least
+    /// loaded server, and gives a ticket for it. They need no secret for that. What they are asked is in `registry.proto`,
+    /// AssignClient; of a master that has not got that yet ListNodes.
     pub masters: Vec<Address>,
 }
 

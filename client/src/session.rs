@@ -52,7 +52,7 @@ impl Identity {
 
     pub(crate) fn login(&self, resume: Option<Resume>) -> Message {
         let (username, secret) = self.to_fields();
-        Message::Login { username, secret, resume }
+        Message::Login { username, secret, resume, ticket: None }
     }
 
     pub(crate) fn activity_message(&self, number: Option<u64>, activity: Activity) -> Message {
@@ -79,16 +79,17 @@ pub async fn register(
     credentials: &Credentials,
     options: &Options,
 ) -> Result<String, Error> {
-    let mut connection = Seeker::new(servers.into(), options.clone()).connect().await?;
-    register_on(&mut connection, credentials, options).await
+    let (mut connection, ticket) = Seeker::new(servers.into(), options.clone()).connect().await?;
+    register_on(&mut connection, credentials, ticket, options).await
 }
 
 async fn register_on(
     connection: &mut Connection,
     credentials: &Credentials,
+    ticket: Option<Secret>,
     options: &Options,
 ) -> Result<String, Error> {
-    match connection.ask(&Message::Register(credentials.clone()), options).await {
+    match connection.ask(&Message::Register { credentials: credentials.clone(), ticket }, options).await {
         Ok(Message::RegisterSuccess { info }) => Ok(info),
         other => Err(connection.fail(other).await),
     }
@@ -128,10 +129,12 @@ impl Session {
         options: &Options,
     ) -> Result<Self, Error> {
         let mut seeker = Seeker::new(servers.into(), options.clone());
-        let mut connection = seeker.connect().await?;
-        register_on(&mut connection, credentials, options).await?;
+        let (mut connection, ticket) = seeker.connect().await?;
+        let is_ticketed = ticket.is_some();
+        register_on(&mut connection, credentials, ticket, options).await?;
         let passport = Passport::new(&Identity::User(credentials.clone()), options);
         let arrived = seeker.log_in(connection, &passport.login(None)).await?;
+        seeker.is_ticketed = is_ticketed;
         Ok(Self::start(arrived, passport, seeker, options))
     }
 

@@ -6,6 +6,7 @@
 //! - [`topology`]: the tree, its faults and candidate parents. Pure: no tokio, no clock.
 //! - `registry`: the topology and the streams that own it, behind one lock.
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
+//! - `admission`: the tickets of clients that are sent to a node, and how many there were.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
 //! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told. `chronicle`: what it is told
 //!   of one node after the other.
@@ -17,6 +18,7 @@ pub mod http;
 pub mod settings;
 pub mod topology;
 
+mod admission;
 mod auth;
 mod chronicle;
 mod health;

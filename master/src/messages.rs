@@ -20,18 +20,24 @@ const MAX_VERSION: usize = 64;
 const MAX_PATH: usize = 512;
 const MAX_CHILDREN: usize = 1024;
 const MAX_LEFT_OUT: usize = 256;
+const MAX_SETTLED: usize = 16;
 const MAX_DEPTH: u32 = 1_000_000;
 
-/// A node's report.
+/// A node's report to the master with this id.
 ///
 /// # Errors
 /// `INVALID_ARGUMENT`, naming the field.
-pub(crate) fn report(message: pb::NodeReport) -> Result<Report, Status> {
+pub(crate) fn report(message: pb::NodeReport, master_id: &str) -> Result<Report, Status> {
     let state = state(message.state())?;
     let port = u16::try_from(message.port).ok().filter(|&port| port > 0);
     if message.depth > MAX_DEPTH {
         return Err(invalid("depth", format_args!("{} is more than {MAX_DEPTH}", message.depth)));
     }
+    let counted = message.settled_tickets.len();
+    if counted > MAX_SETTLED {
+        return Err(invalid("settled_tickets", format_args!("has {counted} masters, and may have {MAX_SETTLED}")));
+    }
+    let of_this_master = message.settled_tickets.iter().find(|settled| settled.master_id == master_id);
     if message.heartbeat_interval_ms == 0 {
         return Err(invalid("heartbeat_interval_ms", "must be at least 1"));
     }
@@ -51,6 +57,8 @@ pub(crate) fn report(message: pb::NodeReport) -> Result<Report, Status> {
         state,
         heartbeat_interval: Duration::from_millis(message.heartbeat_interval_ms.into()),
         activities: message.activities,
+        settled_tickets: of_this_master.map_or(0, |settled| settled.count),
+        masters: message.masters,
     })
 }
 
@@ -59,13 +67,20 @@ pub(crate) fn report(message: pb::NodeReport) -> Result<Report, Status> {
 /// # Errors
 /// `INVALID_ARGUMENT`, naming the field.
 pub(crate) fn asker(message: pb::FindParentRequest) -> Result<Asker, Status> {
-    let leave_out: BTreeSet<NodeId> = node_ids("leave_out", message.leave_out, MAX_LEFT_OUT)?.into_iter().collect();
     Ok(Asker {
         id: node_id("node_id", message.node_id)?,
         incarnation: Incarnation(message.incarnation),
         key: key(message.key)?,
-        leave_out,
+        leave_out: left_out(message.leave_out)?,
     })
+}
+
+/// Whom somebody does not want to hear of.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`, naming the field.
+pub(crate) fn left_out(ids: Vec<String>) -> Result<BTreeSet<NodeId>, Status> {
+    Ok(node_ids("leave_out", ids, MAX_LEFT_OUT)?.into_iter().collect())
 }
 
 /// A node's id.
@@ -220,6 +235,8 @@ fn report_message(report: &Report) -> pb::NodeReport {
         state: state_message(report.state).into(),
         heartbeat_interval_ms: u32::try_from(report.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
         activities: report.activities,
+        settled_tickets: Vec::new(),
+        masters: report.masters,
     }
 }
 
@@ -261,7 +278,7 @@ fn fault(fault: Fault) -> pb::Fault {
 }
 
 /// Half the range of what protobuf's durations hold is more than half the age of the universe in milliseconds.
-fn duration(duration: Duration) -> prost_types::Duration {
+pub(crate) fn duration(duration: Duration) -> prost_types::Duration {
     duration.try_into().unwrap_or_default()
 }
 
@@ -290,20 +307,30 @@ mod tests {
             state: pb::NodeState::Live.into(),
             heartbeat_interval_ms: 250,
             activities: 11,
+            settled_tickets: Vec::new(),
+            masters: 2,
         }
     }
 
     #[test]
     fn a_report_goes_through_unchanged() {
-        assert_eq!(report_message(&report(valid()).unwrap()), valid());
+        assert_eq!(report_message(&report(valid(), "m").unwrap()), valid());
         let root = pb::NodeReport { parent_id: String::new(), state: pb::NodeState::Joining.into(), ..valid() };
-        assert_eq!(report_message(&report(root.clone()).unwrap()), root);
+        assert_eq!(report_message(&report(root.clone(), "m").unwrap()), root);
+    }
+
+    #[test]
+    fn of_the_tickets_that_a_node_counts_those_of_this_master_are_taken() {
+        let settled = |master_id: &str, count| pb::SettledTickets { master_id: master_id.into(), count };
+        let message = || pb::NodeReport { settled_tickets: vec![settled("m", 7), settled("n", u64::MAX)], ..valid() };
+        let of = |master_id| report(message(), master_id).unwrap().settled_tickets;
+        assert_eq!((of("m"), of("n"), of("x")), (7, u64::MAX, 0));
     }
 
     #[test]
     fn each_broken_bound_is_refused_by_name() {
         type Break = fn(&mut pb::NodeReport);
-        let breaks: [(&str, Break); 21] = [
+        let breaks: [(&str, Break); 22] = [
             ("node_id", |report| report.node_id.clear()),
             ("node_id", |report| report.node_id = "x".repeat(129)),
             ("node_id", |report| report.node_id = "a\nb".into()),
@@ -325,11 +352,12 @@ mod tests {
             ("state", |report| report.state = 99),
             ("state", |report| report.state = -1),
             ("heartbeat_interval_ms", |report| report.heartbeat_interval_ms = 0),
+            ("settled_tickets", |report| report.settled_tickets = vec![pb::SettledTickets::default(); 17]),
         ];
         for (field, make) in breaks {
             let mut message = valid();
             make(&mut message);
-            let status = report(message).unwrap_err();
+            let status = report(message, "m").unwrap_err();
             assert_eq!(status.code(), tonic::Code::InvalidArgument);
             assert!(status.message().starts_with(&format!("{field} ")), "{field}: {}", status.message());
         }
@@ -346,11 +374,12 @@ mod tests {
             parent_id: id(),
             path: vec![id(); MAX_PATH],
             children: vec![id(); MAX_CHILDREN],
+            settled_tickets: vec![pb::SettledTickets { master_id: id(), count: u64::MAX }; MAX_SETTLED],
             ..valid()
         };
         let bytes: usize = longest.path.iter().chain(&longest.children).map(|id| id.len() + 3).sum();
-        assert!(bytes + 2048 < crate::settings::MAX_MESSAGE);
-        report(longest).unwrap();
+        assert!(bytes + MAX_SETTLED * (MAX_ID + 16) + 2048 < crate::settings::MAX_MESSAGE);
+        report(longest, "m").unwrap();
     }
 
     #[test]

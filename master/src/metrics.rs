@@ -236,6 +236,7 @@ pub(crate) fn text(registry: &Registry, open: Open) -> Result<String, fmt::Error
     );
     let picture = registry.picture();
     register_counted(registry.metrics(), &mut metrics);
+    registry.assignments.register(&mut metrics);
     register_open(registry, open, &mut metrics);
     register_nodes(&picture, &mut metrics);
     register_places(&picture, registry.metrics(), &mut metrics);

@@ -2,7 +2,7 @@
 //!
 //! There is one lock, and nothing is awaited and nothing is sent to a peer that could block while it is held.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -10,15 +10,19 @@ use arborcast_proto::registry::{Advice, Drain, Welcome, advice};
 use tokio::sync::Notify;
 use tonic::Status;
 
+use crate::admission::Assignments;
 use crate::messages;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::topology::assignment::Assigned;
 use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::{DrainRefusal, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
 
 /// What one master knows.
 #[derive(Debug)]
 pub(crate) struct Registry {
+    /// How often clients were sent to nodes.
+    pub(crate) assignments: Assignments,
     master_id: String,
     started: Instant,
     warm_up: Duration,
@@ -55,6 +59,7 @@ impl Registry {
     pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits) -> Self {
         let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
         Self {
+            assignments: Assignments::default(),
             master_id,
             started: Instant::now(),
             warm_up,
@@ -178,6 +183,11 @@ impl Registry {
         self.lock().topology.find_parent(asker, Instant::now())
     }
 
+    /// A node for one client.
+    pub(crate) fn assign(&self, leave_out: &BTreeSet<NodeId>) -> Option<Assigned> {
+        self.lock().topology.assign(leave_out, Instant::now(), &mut rand::rng())
+    }
+
     /// Asks a node to drain. None if its stream does not take it.
     ///
     /// # Errors
@@ -229,6 +239,8 @@ mod tests {
             state: State::Live,
             heartbeat_interval: Duration::from_secs(60),
             activities: 0,
+            settled_tickets: 0,
+            masters: 0,
         }
     }
 

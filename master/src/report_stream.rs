@@ -93,7 +93,7 @@ impl Reader<'_> {
                 next = reports.next() => next,
             };
             let report = match next {
-                Some(Ok(message)) => messages::report(message),
+                Some(Ok(message)) => messages::report(message, self.registry.master_id()),
                 Some(Err(status)) => return ended_by_peer(status),
                 None => return ("ended", None),
             };

@@ -16,6 +16,7 @@ use tonic::transport::server::Connected;
 use tonic_health::pb::FILE_DESCRIPTOR_SET as HEALTH_DESCRIPTOR_SET;
 use tracing::{info, warn};
 
+use crate::admission::TicketOffice;
 use crate::auth::Authorizer;
 use crate::error::MasterError;
 use crate::health;
@@ -75,11 +76,13 @@ where
     let registry = Arc::new(Registry::new(master_id, warm_up, bounds.topology));
     let (newcomers, watchers) = mpsc::channel(NEWCOMERS);
     let tasks = TaskTracker::new();
+    let tickets = TicketOffice::new(&secret, registry.master_id().to_owned());
     let authorizer = Authorizer::new(secret);
     if let Some(page) = page {
         tasks.spawn(http::serve(page, Arc::clone(&registry), authorizer.clone(), stop.clone()));
     }
-    let service = Service::new(Arc::clone(&registry), authorizer, newcomers, &bounds, tasks.clone(), stop.clone());
+    let service =
+        Service::new(Arc::clone(&registry), authorizer, tickets, newcomers, &bounds, tasks.clone(), stop.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     let routes = routes(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));

@@ -10,8 +10,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::info;
+use tracing::{debug, info};
 
+use crate::admission::{EXPIRES_IN, TicketOffice};
 use crate::auth::Authorizer;
 use crate::messages;
 use crate::outbox::{Outbox, outbox};
@@ -32,6 +33,7 @@ const MAX_PAGE: usize = 1000;
 pub(crate) struct Service {
     registry: Arc<Registry>,
     authorizer: Authorizer,
+    tickets: TicketOffice,
     newcomers: mpsc::Sender<Outbox<Event>>,
     report_slots: Arc<Semaphore>,
     watch_slots: Arc<Semaphore>,
@@ -46,6 +48,7 @@ impl Service {
     pub(crate) fn new(
         registry: Arc<Registry>,
         authorizer: Authorizer,
+        tickets: TicketOffice,
         newcomers: mpsc::Sender<Outbox<Event>>,
         bounds: &Bounds,
         readers: TaskTracker,
@@ -55,6 +58,7 @@ impl Service {
         Self {
             registry,
             authorizer,
+            tickets,
             newcomers,
             report_slots: slots(bounds.report_streams),
             watch_slots: slots(bounds.watchers),
@@ -142,6 +146,34 @@ impl RegistryService for Service {
             event.map(|event| watched(&registry, &event))
         });
         Ok(Response::new(translated.boxed()))
+    }
+
+    async fn assign_client(
+        &self,
+        request: Request<pb::AssignClientRequest>,
+    ) -> Result<Response<pb::AssignClientResponse>, Status> {
+        let assignments = &self.registry.assignments;
+        let pb::AssignClientRequest { leave_out, unless_warming } = request.into_inner();
+        let leave_out = messages::left_out(leave_out).inspect_err(|_| assignments.count_invalid())?;
+        let warming = self.registry.is_warming();
+        if warming && unless_warming {
+            assignments.count_warming();
+            return Ok(Response::new(pb::AssignClientResponse { warming, ..Default::default() }));
+        }
+        let Some(assigned) = self.registry.assign(&leave_out) else {
+            assignments.count_no_node();
+            return Err(Status::unavailable("this master knows no node that takes clients"));
+        };
+        assignments.count_assigned();
+        debug!(node = %assigned.id, "sent a client there");
+        Ok(Response::new(pb::AssignClientResponse {
+            ticket: self.tickets.ticket(&assigned).expose().to_owned(),
+            node_id: assigned.id.to_string(),
+            hostname: assigned.hostname,
+            port: assigned.port.into(),
+            expires_in: Some(messages::duration(EXPIRES_IN)),
+            warming,
+        }))
     }
 
     async fn drain_node(

@@ -75,6 +75,8 @@ fn any_report(random: &mut StdRng) -> Report {
         state: *states.choose(random).unwrap(),
         heartbeat_interval: Duration::from_millis(random.random_range(1..3000)),
         activities: 0,
+        settled_tickets: 0,
+        masters: 0,
     }
 }
 
@@ -353,6 +355,8 @@ fn honest_nodes_become_one_tree_and_stay_one_whoever_dies() {
                 state: State::Joining,
                 heartbeat_interval: Duration::from_secs(1),
                 activities: 0,
+                settled_tickets: 0,
+                masters: 0,
                 id: id.clone(),
             };
             honest.nodes.insert(id, report);

@@ -105,6 +105,9 @@ pub struct Cli {
     /// Go back below the server of -rh whenever it would take this one in; needs --master or --extended
     #[arg(long, requires = "remote_hostname")]
     prefer_parent: bool,
+    /// Take only clients that a master has sent here, with a ticket; needs --master
+    #[arg(long, requires = "master")]
+    require_tickets: bool,
     /// Most child servers
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1024))]
     max_children: u32,
@@ -209,6 +212,7 @@ impl Cli {
             remembered: memory.servers,
             log_bytes: self.log_bytes,
             retention: self.retention,
+            requires_tickets: self.require_tickets,
             ..Extensions::new(incarnation, rand::random())
         });
         let masters = is_extended.then_some(Masters {
@@ -358,6 +362,7 @@ mod tests {
             ("--login-timeout soon", "soon"),
             ("--frobnicate", "--frobnicate"),
             ("--secret-file /nowhere/at/all -lp 1", "/nowhere/at/all"),
+            ("-s x --extended --require-tickets", "--master"),
             ("-s x --extended --prefer-parent", "--remote-hostname"),
             ("-s x -rh there --prefer-parent", "--extended"),
         ] {

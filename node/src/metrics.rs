@@ -164,6 +164,7 @@ impl Observation {
         let help = "TLS handshakes with servers to which this node connected that failed";
         out.counter("tls_dials_failed", help, self.failed_dials)?;
         out.counter("logins", "Successful logins", counters.logins)?;
+        out.counter("tickets", "Tickets of masters with which clients were admitted", counters.tickets_taken)?;
         out.counter("received_bytes", "Bytes that came over all connections", self.received_bytes)?;
         out.counter("sent_bytes", "Bytes that went out over all connections", self.sent_bytes)
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 use arborcast_core::{Config, TreeView};
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_client::RegistryClient;
-use arborcast_proto::registry::{Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState};
+use arborcast_proto::registry::{
+    Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState, SettledTickets,
+};
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{FragmentKey, Reign};
 use arborcast_tls::{Tls, connector};
@@ -114,7 +116,8 @@ impl Registry {
         ended: &CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> Self {
-        let template = template(config);
+        let template =
+            NodeReport { masters: u32::try_from(masters.addresses.len()).unwrap_or(u32::MAX), ..template(config) };
         let (reports, remembered) = (watch::Sender::new(template.clone()), watch::Sender::new(Vec::new()));
         let clients: Vec<Client> =
             masters.addresses.iter().filter_map(|address| Client::new(address, config, tls)).collect();
@@ -352,9 +355,15 @@ fn report(template: &NodeReport, view: &TreeView) -> NodeReport {
         path: view.position.path.iter().rev().take(MAX_PATH).rev().cloned().collect(),
         children: view.children.iter().take(MAX_CHILDREN).cloned().collect(),
         load: view.load as u64,
+        settled_tickets: settled_tickets(view),
         state: state.into(),
         ..template.clone()
     }
+}
+
+fn settled_tickets(view: &TreeView) -> Vec<SettledTickets> {
+    let settled = view.settled_tickets.iter();
+    settled.map(|(master, count)| SettledTickets { master_id: master.to_string(), count: *count }).collect()
 }
 
 /// The longest path, and the most children, that a report may hold.

@@ -689,7 +689,7 @@ impl Cluster {
         let line = self.read(&message.to_line());
         match message {
             Message::Login { .. } => self.clients[client].login = Some(message),
-            Message::Register(credentials) => self.clients[client].registering = Some(credentials),
+            Message::Register { credentials, .. } => self.clients[client].registering = Some(credentials),
             _ => {}
         }
         self.transmit(wire, side, Parcel::Line(line));

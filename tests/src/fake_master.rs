@@ -10,9 +10,9 @@ use std::time::Duration;
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_server::{Registry, RegistryServer};
 use arborcast_proto::registry::{
-    Advice, Candidate, DrainNodeRequest, DrainNodeResponse, FindParentRequest, FindParentResponse, GetNodeRequest,
-    GetTopologyRequest, ListNodesRequest, ListNodesResponse, Node, NodeReport, OtherFragment, Topology,
-    WatchTopologyRequest, WatchTopologyResponse, Welcome,
+    Advice, AssignClientRequest, AssignClientResponse, Candidate, DrainNodeRequest, DrainNodeResponse,
+    FindParentRequest, FindParentResponse, GetNodeRequest, GetTopologyRequest, ListNodesRequest, ListNodesResponse,
+    Node, NodeReport, OtherFragment, Topology, WatchTopologyRequest, WatchTopologyResponse, Welcome,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -169,7 +169,9 @@ impl Registry for Service {
     }
 
     async fn list_nodes(&self, _: Request<ListNodesRequest>) -> Result<Response<ListNodesResponse>, Status> {
-        Err(Status::unimplemented("not played"))
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let nodes = reports.into_values().map(|report| Node { report: Some(report), ..Node::default() });
+        Ok(Response::new(ListNodesResponse { nodes: nodes.collect(), ..ListNodesResponse::default() }))
     }
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {
@@ -180,6 +182,10 @@ impl Registry for Service {
         &self,
         _: Request<WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn assign_client(&self, _: Request<AssignClientRequest>) -> Result<Response<AssignClientResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
 

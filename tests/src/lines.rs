@@ -27,6 +27,16 @@ pub fn login_anonymously() -> String {
     line(&json!({"command": "LOGIN", "username": "anonymous"}))
 }
 
+/// LOGIN without a name, with a ticket.
+pub fn login_with_ticket(ticket: &str) -> String {
+    line(&json!({"command": "LOGIN", "username": "anonymous", "ticket": ticket}))
+}
+
+/// REGISTER with a ticket.
+pub fn register_with_ticket(username: &str, secret: &str, ticket: &str) -> String {
+    line(&json!({"command": "REGISTER", "username": username, "secret": secret, "ticket": ticket}))
+}
+
 /// LOGOUT.
 pub fn logout() -> String {
     line(&json!({"command": "LOGOUT"}))

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use arborcast_proto::registry::registry_client::RegistryClient;
-use arborcast_proto::registry::{DrainNodeRequest, GetTopologyRequest, Topology};
+use arborcast_proto::registry::{
+    AssignClientRequest, AssignClientResponse, DrainNodeRequest, GetTopologyRequest, Topology,
+};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
@@ -57,6 +59,16 @@ impl Master {
     /// When it does not answer, in a sentence.
     pub fn topology(&self) -> Result<Topology, String> {
         self.ask(async |mut registry| registry.get_topology(GetTopologyRequest {}).await)
+    }
+
+    /// A node for a client, as it names it, other than these.
+    ///
+    /// # Errors
+    /// When there is none, in a sentence.
+    pub fn assign(&self, leave_out: &[&str]) -> Result<AssignClientResponse, String> {
+        let leave_out = leave_out.iter().map(|&id| id.to_owned()).collect();
+        let request = AssignClientRequest { leave_out, unless_warming: false };
+        self.ask(async |mut registry| registry.assign_client(request).await)
     }
 
     /// Asks a node to drain.

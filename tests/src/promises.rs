@@ -36,7 +36,7 @@ pub fn tree_with_clients(seed: u64, servers: usize) -> Cluster {
         cluster.add_resuming_client(server);
         // It stays where it is, and does not come back.
         let plain = cluster.add_client(server);
-        cluster.send(plain, Message::Login { username: "anonymous".into(), secret: None, resume: None });
+        cluster.send(plain, Message::Login { username: "anonymous".into(), secret: None, resume: None, ticket: None });
     }
     // Who is in may still be sent on.
     for _ in 0..2 {

@@ -41,7 +41,7 @@ impl Resuming {
     /// With what it logs in.
     pub fn login(&self) -> Message {
         let resume = Some(Resume { session: self.session.clone(), have: self.have.clone(), proof: None });
-        Message::Login { username: "anonymous".into(), secret: None, resume }
+        Message::Login { username: "anonymous".into(), secret: None, resume, ticket: None }
     }
 
     /// The message for its next activity.

@@ -16,12 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// REGISTER of a name.
 pub fn register(username: &str, secret: &str) -> Message {
-    Message::Register(Credentials { username: username.into(), secret: secret.into() })
+    Message::Register { credentials: Credentials { username: username.into(), secret: secret.into() }, ticket: None }
 }
 
 /// LOGIN with a name.
 pub fn login(username: &str, secret: &str) -> Message {
-    Message::Login { username: username.into(), secret: Some(secret.into()), resume: None }
+    Message::Login { username: username.into(), secret: Some(secret.into()), resume: None, ticket: None }
 }
 
 /// Servers of an extended tree that is one.

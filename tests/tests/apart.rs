@@ -16,7 +16,7 @@ fn credentials() -> Credentials {
 }
 
 fn register(solo: &mut Solo) -> ConnectionId {
-    solo.accept(&Message::Register(credentials()))
+    solo.accept(&Message::Register { credentials: credentials(), ticket: None })
 }
 
 fn has_succeeded(solo: &mut Solo, client: ConnectionId) -> bool {

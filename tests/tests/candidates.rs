@@ -215,7 +215,7 @@ fn a_draining_server_names_its_parent_and_takes_nobody_in() {
     assert_eq!(solo.closed(plain), Some(CloseReason::InvalidMessage));
 
     let credentials = Credentials { username: "aaron".into(), secret: "s3".into() };
-    let user = solo.accept(&Message::Register(credentials));
+    let user = solo.accept(&Message::Register { credentials, ticket: None });
     assert!(matches!(solo.next_sent(user), Some(Message::RegisterFailed { info }) if info.contains("about to stop")));
     assert_eq!(solo.closed(user), Some(CloseReason::RegisterFailed));
 }

@@ -40,7 +40,7 @@ fn published(id: &str, seq: u64, session: &str, number: u64) -> Message {
 
 fn log_in(solo: &mut Solo, session: &str, have: Option<Have>) -> ConnectionId {
     let resume = Some(Resume { session: session.into(), have, proof: None });
-    let client = solo.accept(&Message::Login { username: "anonymous".into(), secret: None, resume });
+    let client = solo.accept(&Message::Login { username: "anonymous".into(), secret: None, resume, ticket: None });
     assert!(matches!(solo.next_sent(client), Some(Message::LoginSuccess { have: Some(_), .. })));
     client
 }
@@ -231,7 +231,7 @@ fn what_was_seen_is_not_published_again_and_is_acknowledged() {
 #[test]
 fn one_activity_under_two_names_reaches_plain_clients_once() {
     let (mut solo, child) = core_with_child();
-    let plain = solo.accept(&Message::Login { username: "anonymous".into(), secret: None, resume: None });
+    let plain = solo.accept(&Message::Login { username: "anonymous".into(), secret: None, resume: None, ticket: None });
     assert_eq!(solo.all_sent(plain).len(), 1);
     solo.receive(child, &published("x", 1, "s", 1));
     solo.receive(child, &published("y", 1, "s", 1));

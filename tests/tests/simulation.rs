@@ -18,11 +18,11 @@ fn pair(username: &str, secret: &str) -> Credentials {
 }
 
 fn login(username: &str, secret: &str) -> Message {
-    Message::Login { username: username.into(), secret: Some(secret.into()), resume: None }
+    Message::Login { username: username.into(), secret: Some(secret.into()), resume: None, ticket: None }
 }
 
 fn anonymous() -> Message {
-    Message::Login { username: "anonymous".into(), secret: None, resume: None }
+    Message::Login { username: "anonymous".into(), secret: None, resume: None, ticket: None }
 }
 
 fn line(servers: usize) -> Vec<ServerIndex> {
@@ -76,7 +76,7 @@ fn in_a_line_of_five_every_activity_reaches_every_client_once_and_in_order() {
 fn a_name_registered_at_one_leaf_can_log_in_at_every_server_of_a_tree_of_fifteen() {
     let mut cluster = Cluster::tree(2, &binary_tree(15));
     let client = cluster.add_client(14);
-    cluster.send(client, Message::Register(pair("aaron", "s")));
+    cluster.send(client, Message::Register { credentials: pair("aaron", "s"), ticket: None });
     cluster.run_for(Duration::from_secs(4));
     assert!(matches!(cluster.client(client).answers[..], [Message::RegisterSuccess { .. }]));
     for server in 0..15 {
@@ -92,9 +92,9 @@ fn the_same_name_registered_at_two_leaves_at_once_never_succeeds_twice() {
         let mut cluster = Cluster::tree(seed, &binary_tree(15));
         let apart = Duration::from_millis(cluster.rng.random_range(0..300));
         let (left, right) = (cluster.add_client(7), cluster.add_client(14));
-        cluster.send(left, Message::Register(pair("aaron", "left")));
+        cluster.send(left, Message::Register { credentials: pair("aaron", "left"), ticket: None });
         cluster.run_for(apart);
-        cluster.send(right, Message::Register(pair("aaron", "right")));
+        cluster.send(right, Message::Register { credentials: pair("aaron", "right"), ticket: None });
         cluster.run_for(Duration::from_secs(15));
 
         let has_won = |client| match cluster.client(client).answers[..] {
@@ -142,7 +142,7 @@ fn when_a_link_is_lost_each_half_goes_on_as_its_own_tree() {
         }
     }
     let newcomer = cluster.add_client(3);
-    cluster.send(newcomer, Message::Register(pair("aaron", "s")));
+    cluster.send(newcomer, Message::Register { credentials: pair("aaron", "s"), ticket: None });
     cluster.run_for(Duration::from_secs(4));
     assert!(matches!(cluster.client(newcomer).answers[..], [Message::RegisterSuccess { .. }]));
     assert!(can_log_in(&mut cluster, 2, &pair("aaron", "s")));
@@ -156,7 +156,7 @@ fn every_registration_is_answered_whatever_is_cut_meanwhile() {
         let mut cluster = Cluster::tree(seed, &binary_tree(7));
         let clients: Vec<_> = (0..7).map(|server| cluster.add_client(server)).collect();
         for client in &clients {
-            cluster.send(*client, Message::Register(pair(&format!("user{client}"), "s")));
+            cluster.send(*client, Message::Register { credentials: pair(&format!("user{client}"), "s"), ticket: None });
         }
         let pause = Duration::from_millis(cluster.rng.random_range(0..1000));
         cluster.run_for(pause);
@@ -214,7 +214,10 @@ fn random_run(seed: u64) -> Cluster {
             (2, _) => {
                 let client = cluster.add_client(server);
                 let name = *names.choose(&mut cluster.rng).unwrap();
-                cluster.send(client, Message::Register(pair(name, &format!("secret {step}"))));
+                cluster.send(
+                    client,
+                    Message::Register { credentials: pair(name, &format!("secret {step}")), ticket: None },
+                );
                 cluster.send(client, login(name, &format!("secret {step}")));
             }
             (3, Some(client)) => cluster.disconnect(client),

@@ -318,3 +318,17 @@ fn certificates_that_are_there_are_not_overwritten() {
     assert_eq!(again.wait_exit(PATIENCE).code(), Some(1));
     assert_eq!(fs::read(certificates.file("node.key")).unwrap(), before);
 }
+
+#[test]
+fn bench_measures_over_tls_what_it_measures_over_plain_connections() {
+    let certificates = Certificates::new();
+    let node = certificates.node().start();
+    let authority = certificates.file("ca.pem").display().to_string();
+    let line = "bench --publishers 2 --subscribers 3 --count 1001 --json --tls-ca";
+    let arguments: Vec<&str> = line.split(' ').chain([authority.as_str()]).collect();
+    let mut bench = client(&node, &arguments);
+    assert_eq!(bench.wait_exit(PATIENCE).code(), Some(0), "{:?}", bench.stderr());
+    let report: serde_json::Value = serde_json::from_str(&bench.stdout().concat()).unwrap();
+    assert_eq!((&report["acknowledged"], &report["deliveries"]), (&1001.into(), &3003.into()), "{report}");
+    assert!(handshakes(http_address(&node.process), "success") >= 5.0);
+}

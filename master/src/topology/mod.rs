@@ -5,7 +5,7 @@
 //!
 //! - [`report`]: what a node says. [`traffic`]: how many activities pass through it.
 //! - [`forest`]: who is below whom.
-//! - [`candidates`]: where a root could attach.
+//! - [`assignment`]: where a client should go. [`candidates`]: where a root could attach.
 //! - [`faults`]: what is wrong.
 //! - [`changes`]: what is different from before.
 //! - [`history`]: what happened, in words that people think in.
@@ -15,6 +15,7 @@
 //! 2. There are never more than [`Limits::nodes`] entries, and they never list more than [`Limits::listed_ids`] ids.
 //! 3. A silent node is in no answer but a fault.
 
+pub mod assignment;
 pub mod candidates;
 pub mod changes;
 pub mod faults;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use assignment::HandedOut;
 use candidates::Promise;
 pub use report::{FragmentKey, Incarnation, NodeId, Report, State, StreamId};
 use traffic::Traffic;
@@ -73,6 +75,8 @@ pub struct Entry {
     pub drain_requested: bool,
     /// How many activities it passes on.
     pub traffic: Traffic,
+    /// The clients that were sent there and are not part of its load yet.
+    pub handed_out: HandedOut,
 }
 
 impl Entry {
@@ -217,6 +221,7 @@ impl Topology {
         }
         // Counted apart: else every report of a busy node would be news.
         let activities = std::mem::take(&mut report.activities);
+        let settled_tickets = std::mem::take(&mut report.settled_tickets);
         let same_start = old.filter(|old| old.report.incarnation == report.incarnation);
         let is_same = old.is_some_and(|old| *old.report == report);
         let accepted = Accepted {
@@ -229,6 +234,8 @@ impl Topology {
             heard: now,
             drain_requested: same_start.is_some_and(|old| old.drain_requested),
             traffic: same_start.map_or_else(|| Traffic::new(activities, now), |old| old.traffic.after(activities, now)),
+            handed_out: same_start
+                .map_or_else(|| HandedOut::new(settled_tickets, now), |old| old.handed_out.after(settled_tickets, now)),
             report: old.filter(|_| is_same).map_or_else(|| Arc::new(report), |old| Arc::clone(&old.report)),
         };
         self.listed_ids = listed_ids;

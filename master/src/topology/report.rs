@@ -112,6 +112,10 @@ pub struct Report {
     pub heartbeat_interval: Duration,
     /// How many activities it has passed on. The topology keeps it apart from the rest, and 0 here.
     pub activities: u64,
+    /// How many tickets of this master are settled there. The topology keeps it apart from the rest, and 0 here.
+    pub settled_tickets: u64,
+    /// To how many masters it reports; 0 if it does not say.
+    pub masters: u32,
 }
 
 /// A node that reports less often than it says for this long is silent, however short its interval.

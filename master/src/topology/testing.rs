@@ -70,6 +70,8 @@ pub(super) fn node(id: &str) -> Report {
         state: State::Live,
         heartbeat_interval: Duration::from_secs(1),
         activities: 0,
+        settled_tickets: 0,
+        masters: 0,
     }
 }
 

@@ -133,6 +133,8 @@ pub(crate) fn root(id: &str) -> NodeReport {
         state: NodeState::Live.into(),
         heartbeat_interval_ms: 60_000,
         activities: 0,
+        settled_tickets: Vec::new(),
+        masters: 0,
     }
 }
 

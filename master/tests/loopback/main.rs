@@ -4,6 +4,7 @@
 
 mod harness;
 
+mod assign;
 mod authorization;
 mod connections;
 mod drain;

@@ -95,6 +95,8 @@ pub struct Extensions {
     pub users: Vec<UserRecord>,
     /// Whether the shell keeps users on disk, so that a registration is complete only when it is there. Default: no.
     pub keeps_users: bool,
+    /// Whether clients need a ticket of a master. Default: no.
+    pub requires_tickets: bool,
     /// The time, in milliseconds since 1970, at the `now` that [`Node::new`](crate::Node::new) is given. Default 0.
     pub milliseconds_since_1970: u64,
 }
@@ -115,6 +117,7 @@ impl Extensions {
             seed,
             users: Vec::new(),
             keeps_users: false,
+            requires_tickets: false,
             milliseconds_since_1970: 0,
         }
     }

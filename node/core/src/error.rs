@@ -1,5 +1,6 @@
 //! What peers do wrong or can't have, and the one function from there to the answer.
 
+use arborcast_proto::ticket::TicketFault;
 use arborcast_proto::wire::limits::quote;
 use arborcast_proto::wire::message::{RefusalReason, Sender};
 use arborcast_proto::wire::{Message, Secret, WireError};
@@ -100,6 +101,20 @@ pub(crate) enum Refusal {
     /// REGISTER while this server drains.
     #[error("{} could not be registered: this server is about to stop; try another one", quote(.username))]
     NoNewUsers { username: String },
+    /// REGISTER or LOGIN without a ticket, where one is needed.
+    #[error(
+        "this server takes clients only with a ticket of a master: ask one for a server, as `arborcast --master` does"
+    )]
+    NoTicket,
+    /// A ticket that is not good.
+    #[error(transparent)]
+    BadTicket(#[from] TicketFault),
+    /// A ticket with which somebody was admitted before.
+    #[error("the ticket was used before: ask a master for another one")]
+    TicketReplayed,
+    /// As many tickets were used as are remembered.
+    #[error("this server can't take more tickets at the moment: ask a master for another server")]
+    TooManyTickets,
     /// A bound on what this server keeps is reached.
     #[error("this server can't take more registrations at the moment")]
     NoRoom,
@@ -157,6 +172,14 @@ impl Refusal {
             Self::CredentialsTooLong => "credentials_too_long",
             Self::NoNewLinks => "no_new_links",
             Self::NoNewUsers { .. } => "no_new_users",
+            Self::NoTicket => "no_ticket",
+            Self::BadTicket(TicketFault::Expired) => "ticket_expired",
+            Self::BadTicket(TicketFault::Foreign) => "ticket_foreign",
+            Self::BadTicket(TicketFault::Forged) => "ticket_forged",
+            Self::BadTicket(TicketFault::Malformed) => "ticket_malformed",
+            Self::BadTicket(TicketFault::TooFarAhead) => "ticket_too_far_ahead",
+            Self::TicketReplayed => "ticket_replayed",
+            Self::TooManyTickets => "too_many_tickets",
             Self::NoRoom => "no_room",
         }
     }
@@ -206,6 +229,10 @@ impl Refusal {
             | Self::TooManyUnacknowledged { .. }
             | Self::Unnamed
             | Self::NoNewLinks
+            | Self::NoTicket
+            | Self::BadTicket(_)
+            | Self::TicketReplayed
+            | Self::TooManyTickets
             | Self::TooMuchAhead { .. } => (Message::InvalidMessage { info }, CloseReason::InvalidMessage),
             Self::NotIdentified { .. } => (Message::InvalidMessage { info }, CloseReason::LoginTimeout),
             Self::WrongClusterSecret(_)

@@ -82,6 +82,12 @@ pub enum Event {
         /// Why nothing was written; `None` if all is on disk.
         error: Option<String>,
     },
+    /// What the clock shows, since it may be set. Until the next such event the core adds the time that passes. Needed for
+    /// tickets only.
+    ClockRead {
+        /// Milliseconds since 1970.
+        milliseconds_since_1970: u64,
+    },
     /// The time that [`Node::next_deadline`](crate::Node::next_deadline) named has come. Early and repeated calls are
     /// harmless.
     DeadlinePassed,

@@ -7,6 +7,7 @@
 //!
 //! - [`node`]: the state, the one entrance for events, the life of a connection.
 //! - `session`: strangers and clients: login. `publishing`: what they publish, and sessions that resume.
+//! - `admission`: clients that a master has sent, with a ticket.
 //! - `link`: other servers: what they may send, and what goes with a lost link. `relaying`: activities between extended
 //!   servers.
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
@@ -23,6 +24,7 @@
 //! 2. Every message gets the answer the protocol names, or a close with a reason that is counted.
 //! 3. Nothing a peer sends can panic here or grow memory without bound.
 
+mod admission;
 mod attach;
 pub mod config;
 mod directory;

@@ -9,6 +9,7 @@ use arborcast_proto::wire::{Message, ServerAnnounce, UserRecord};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use tracing::{debug, info, trace};
 
+use crate::admission::Admission;
 use crate::config::{Config, Extensions};
 use crate::directory::{Directory, UserCounters};
 use crate::error::Refusal;
@@ -54,6 +55,8 @@ pub struct Node {
     pub(crate) windows: BTreeMap<String, Allowances>,
     /// The connections whose LOGIN is held until a username is settled.
     pub(crate) held_logins: BTreeMap<String, BTreeSet<ConnectionId>>,
+    /// The tickets of clients, if this node speaks the extensions.
+    pub(crate) admission: Option<Admission>,
     /// The users of an extended tree, which take the place of the four above.
     pub(crate) directory: Directory,
     pub(crate) timers: TimerTable,
@@ -204,6 +207,8 @@ pub struct TreeView {
     pub is_orphan: bool,
     /// Whether the node is about to stop.
     pub is_draining: bool,
+    /// How many tickets of each master, by its id, have led to a login or to nothing.
+    pub settled_tickets: BTreeMap<Box<str>, u64>,
 }
 
 impl Node {
@@ -229,6 +234,7 @@ impl Node {
             servers: Servers::new(config.max_servers),
             users: Users::new(config.max_user_bytes),
             directory,
+            admission: Admission::new(&config, now),
             config,
             connections: BTreeMap::new(),
             clients_only: BTreeSet::new(),
@@ -267,6 +273,7 @@ impl Node {
             Event::SecretHashed { task, hash } => self.on_secret_hashed(now, task, hash, out),
             Event::SecretVerified { task, is_right } => self.on_secret_verified(now, task, is_right, out),
             Event::UsersWritten { write, error } => self.on_users_written(now, write, error, out),
+            Event::ClockRead { milliseconds_since_1970 } => self.on_clock_read(now, milliseconds_since_1970),
             Event::DeadlinePassed => self.on_deadline(now, out),
             Event::Stop => self.on_stop(now, out),
         }
@@ -317,6 +324,7 @@ impl Node {
             load: self.sessions,
             is_orphan: self.is_orphan(),
             is_draining: self.draining,
+            settled_tickets: self.settled_tickets(),
         }
     }
 
@@ -449,6 +457,7 @@ impl Node {
         *self.closings.entry(reason).or_default() += 1;
         self.timers.stop(&Timer::Identify(connection));
         self.release(connection, entry.hold);
+        self.settle_ticket(connection);
         match entry.role {
             Role::Unidentified => {}
             Role::Client(session) => {

@@ -45,11 +45,15 @@ impl Node {
     ) -> Result<(), Refusal> {
         match message {
             Message::Authenticate { secret, node } => self.on_authenticate(now, connection, secret, node, out),
-            Message::Register(credentials) if self.is_draining() => {
+            Message::Register { credentials, .. } if self.is_draining() => {
                 Err(Refusal::NoNewUsers { username: credentials.username })
             }
-            Message::Register(credentials) => self.on_register(now, connection, credentials, out),
-            Message::Login { username, secret, resume } => {
+            Message::Register { credentials, ticket } => {
+                self.admit(now, connection, ticket.as_ref())?;
+                self.on_register(now, connection, credentials, out)
+            }
+            Message::Login { username, secret, resume, ticket } => {
+                self.admit(now, connection, ticket.as_ref())?;
                 self.on_login(now, connection, username, secret, resume, out)
             }
             Message::Logout => Err(Refusal::NotLoggedIn),
@@ -120,13 +124,13 @@ impl Node {
             Standing::Pending => {
                 debug!(%connection, username, "login held until the registration is settled");
                 let hold = Hold::Login(username.clone());
-                self.hold_login(connection, hold, Message::Login { username, secret, resume });
+                self.hold_login(connection, hold, Message::Login { username, secret, resume, ticket: None });
                 Ok(())
             }
             Standing::Unverified => {
                 let given = secret.as_ref().ok_or(Refusal::WrongSecret)?;
                 let hold = self.begin_verification(connection, &username, given, out).ok_or(Refusal::WrongSecret)?;
-                self.hold_login(connection, hold, Message::Login { username, secret, resume });
+                self.hold_login(connection, hold, Message::Login { username, secret, resume, ticket: None });
                 Ok(())
             }
             Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
@@ -196,8 +200,13 @@ impl Node {
         self.timers.stop(&Timer::Identify(connection));
         let (welcome, more) = self.welcome(connection, info, proof);
         self.send(connection, &welcome, out);
-        let elsewhere =
-            if self.is_draining() { self.servers.least_loaded() } else { self.servers.redirect(self.load()) };
+        let is_sent_here = self.settle_ticket(connection);
+        let elsewhere = match self.is_draining() {
+            true => self.servers.least_loaded(),
+            // Its master has looked at the loads of all servers already.
+            false if is_sent_here => None,
+            false => self.servers.redirect(self.load()),
+        };
         match elsewhere {
             Some((hostname, port)) => {
                 self.send(connection, &Message::Redirect { hostname, port }, out);

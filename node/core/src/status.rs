@@ -45,6 +45,8 @@ pub struct Counters {
     pub dialled: u64,
     /// Successful logins.
     pub logins: u64,
+    /// Tickets of masters with which clients were admitted.
+    pub tickets_taken: u64,
     /// Activities that clients of this node published, those held back or sent again included.
     pub activities_from_clients: u64,
     /// Activities that came over links, repeated ones included.

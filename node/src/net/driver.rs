@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arborcast_core::relay::Position;
 use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine, Status};
@@ -25,6 +25,7 @@ use super::transport::Connection;
 use super::user_work::UserWork;
 use super::writer::{Ending, Subscription, Writer};
 use crate::registry::Registry;
+use crate::settings::milliseconds_since_1970;
 
 /// Batches of lines that may wait for the driver, of all connections together; readers wait for room, in turn.
 pub(super) const INBOX_BATCHES: usize = 256;
@@ -38,6 +39,8 @@ pub(super) const MAX_DRAFT_BYTES: u64 = 256 << 10;
 /// As little as that, published to as few as these, is written by one thread before another one is awake.
 const FEW_BYTES: u64 = 4 << 10;
 const FEW_CONNECTIONS: usize = 64;
+/// How often the core is told what the clock shows, if there is something for it to do.
+const CLOCK_EVERY: Duration = Duration::from_secs(1);
 
 /// What happens on the connections.
 pub(crate) enum Inbound {
@@ -94,6 +97,8 @@ pub(super) struct Driver {
     actions: Vec<Action>,
     registry: Option<Registry>,
     user_work: UserWork,
+    /// When the core was told what the clock shows.
+    clock_read: Instant,
     /// Something happened that the masters may have to know.
     is_report_due: bool,
     /// How many were passed on.
@@ -127,6 +132,7 @@ impl Driver {
             actions: Vec::new(),
             registry,
             user_work,
+            clock_read: Instant::now(),
             is_report_due: true,
             activities: 0,
             drained: false,
@@ -209,6 +215,10 @@ impl Driver {
             Inbound::Lines { connection, lines, turn } => {
                 // One look at the clock for all: handling them takes less than a millisecond.
                 let now = Instant::now();
+                if now.saturating_duration_since(self.clock_read) >= CLOCK_EVERY {
+                    self.clock_read = now;
+                    self.handle_at(now, Event::ClockRead { milliseconds_since_1970: milliseconds_since_1970() });
+                }
                 for line in lines {
                     self.handle_at(now, Event::Received { connection, line });
                 }

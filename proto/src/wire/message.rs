@@ -129,6 +129,9 @@ pub enum Message {
         /// A wish for an extended session; plain servers ignore it.
         #[serde(skip_serializing_if = "Option::is_none")]
         resume: Option<Resume>,
+        /// What a master gave to the client for this server; plain servers ignore it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ticket: Option<Secret>,
     },
     /// Wrong name or secret; the connection ends.
     LoginFailed {
@@ -159,7 +162,14 @@ pub enum Message {
         port: u16,
     },
     /// A client asks for a name.
-    Register(Credentials),
+    Register {
+        /// The name, and the secret that will go with it.
+        #[serde(flatten)]
+        credentials: Credentials,
+        /// What a master gave to the client for this server; plain servers ignore it.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ticket: Option<Secret>,
+    },
     /// The name is taken, or could not be had; the connection ends.
     RegisterFailed {
         /// Why, for people.
@@ -515,7 +525,7 @@ impl Message {
             Self::LoginSuccess { .. } => "LOGIN_SUCCESS",
             Self::Logout => "LOGOUT",
             Self::Redirect { .. } => "REDIRECT",
-            Self::Register(_) => "REGISTER",
+            Self::Register { .. } => "REGISTER",
             Self::RegisterFailed { .. } => "REGISTER_FAILED",
             Self::RegisterSuccess { .. } => "REGISTER_SUCCESS",
             Self::RelayAck { .. } => "RELAY_ACK",
@@ -538,7 +548,7 @@ impl Message {
     /// Who sends such a message, and so where it is out of place.
     pub fn sender(&self) -> Sender {
         match self {
-            Self::ActivityMessage { .. } | Self::Login { .. } | Self::Logout | Self::Register(_) => Sender::Client,
+            Self::ActivityMessage { .. } | Self::Login { .. } | Self::Logout | Self::Register { .. } => Sender::Client,
             Self::Authenticate { .. } => Sender::Dialler,
             Self::ActivityBroadcast { .. }
             | Self::LockAllowed { .. }
@@ -739,6 +749,7 @@ struct Fields<'a> {
     target: Option<&'a RawValue>,
     targets: Option<&'a RawValue>,
     through: Option<&'a RawValue>,
+    ticket: Option<&'a RawValue>,
     trail: Option<&'a RawValue>,
     tree: Option<&'a RawValue>,
     user: Option<&'a RawValue>,
@@ -781,6 +792,7 @@ enum FieldName {
     Target,
     Targets,
     Through,
+    Ticket,
     Trail,
     Tree,
     User,
@@ -858,6 +870,7 @@ impl<'a> Fields<'a> {
             FieldName::Target => ("target", &mut self.target),
             FieldName::Targets => ("targets", &mut self.targets),
             FieldName::Through => ("through", &mut self.through),
+            FieldName::Ticket => ("ticket", &mut self.ticket),
             FieldName::Trail => ("trail", &mut self.trail),
             FieldName::Tree => ("tree", &mut self.tree),
             FieldName::User => ("user", &mut self.user),
@@ -956,6 +969,7 @@ impl<'a> Fields<'a> {
                     username,
                     secret,
                     resume: of.optional_object("resume", self.resume).unwrap_or_default(),
+                    ticket: of.ticket(),
                 }
             }
             "LOGIN_FAILED" => Message::LoginFailed { info: of("LOGIN_FAILED").info()? },
@@ -968,7 +982,10 @@ impl<'a> Fields<'a> {
             }
             "LOGOUT" => Message::Logout,
             "REDIRECT" => of("REDIRECT").redirect()?,
-            "REGISTER" => Message::Register(of("REGISTER").credentials()?),
+            "REGISTER" => {
+                let of = of("REGISTER");
+                Message::Register { credentials: of.credentials()?, ticket: of.ticket() }
+            }
             "REGISTER_FAILED" => Message::RegisterFailed { info: of("REGISTER_FAILED").info()? },
             "REGISTER_SUCCESS" => Message::RegisterSuccess { info: of("REGISTER_SUCCESS").info()? },
             "RELAY_ACK" => Message::RelayAck { have: of("RELAY_ACK").object("have", self.have)? },
@@ -1092,6 +1109,11 @@ impl Of<'_> {
 
     fn credentials(&self) -> Result<Credentials, WireError> {
         Ok(Credentials { username: self.string("username", self.fields.username)?, secret: self.secret()? })
+    }
+
+    /// One of another form is none: a plain client may have a field of that name for reasons of its own.
+    fn ticket(&self) -> Option<Secret> {
+        self.optional_string("ticket", self.fields.ticket).ok().flatten().map(Secret::from)
     }
 
     /// A username, and the secret that only [`ANONYMOUS`] can do without.
@@ -1460,11 +1482,11 @@ mod tests {
             (Message::LockDenied(credentials()), r#"{"command":"LOCK_DENIED","username":"aaron","secret":"s3"}"#),
             (Message::LockRequest(credentials()), r#"{"command":"LOCK_REQUEST","username":"aaron","secret":"s3"}"#),
             (
-                Message::Login { username: "aaron".into(), secret: Some("s3".into()), resume: None },
+                Message::Login { username: "aaron".into(), secret: Some("s3".into()), resume: None, ticket: None },
                 r#"{"command":"LOGIN","username":"aaron","secret":"s3"}"#,
             ),
             (
-                Message::Login { username: ANONYMOUS.into(), secret: None, resume: None },
+                Message::Login { username: ANONYMOUS.into(), secret: None, resume: None, ticket: None },
                 r#"{"command":"LOGIN","username":"anonymous"}"#,
             ),
             (
@@ -1472,8 +1494,9 @@ mod tests {
                     username: ANONYMOUS.into(),
                     secret: None,
                     resume: Some(Resume { session: "c0ffee".into(), have: Some(have()), proof: Some("00ff".into()) }),
+                    ticket: Some("a.b.c".into()),
                 },
-                r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"c0ffee","have":{"5/n1":17},"proof":"00ff"}}"#,
+                r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"c0ffee","have":{"5/n1":17},"proof":"00ff"},"ticket":"a.b.c"}"#,
             ),
             (Message::LoginFailed { info: info() }, r#"{"command":"LOGIN_FAILED","info":"text"}"#),
             (
@@ -1494,7 +1517,14 @@ mod tests {
                 Message::Redirect { hostname: "h".into(), port: 3780 },
                 r#"{"command":"REDIRECT","hostname":"h","port":3780}"#,
             ),
-            (Message::Register(credentials()), r#"{"command":"REGISTER","username":"aaron","secret":"s3"}"#),
+            (
+                Message::Register { credentials: credentials(), ticket: None },
+                r#"{"command":"REGISTER","username":"aaron","secret":"s3"}"#,
+            ),
+            (
+                Message::Register { credentials: credentials(), ticket: Some("a.b.c".into()) },
+                r#"{"command":"REGISTER","username":"aaron","secret":"s3","ticket":"a.b.c"}"#,
+            ),
             (Message::RegisterFailed { info: info() }, r#"{"command":"REGISTER_FAILED","info":"text"}"#),
             (Message::RegisterSuccess { info: info() }, r#"{"command":"REGISTER_SUCCESS","info":"text"}"#),
             (
@@ -1526,7 +1556,7 @@ mod tests {
         let spaced = r#" { "secret" : "s3" , "x":[{"command":"LOGOUT"}], "port":"not ours", "username":"aaron", "command":"LOGIN" } "#;
         assert_eq!(
             parse(spaced).unwrap(),
-            Message::Login { username: "aaron".into(), secret: Some("s3".into()), resume: None }
+            Message::Login { username: "aaron".into(), secret: Some("s3".into()), resume: None, ticket: None }
         );
     }
 
@@ -1598,7 +1628,11 @@ mod tests {
             assert_eq!(broadcast(tag).unwrap(), expected, "{tag}");
         }
         let login = parse(r#"{"command":"LOGIN","username":"anonymous","resume":[1]}"#).unwrap();
-        assert_eq!(login, Message::Login { username: ANONYMOUS.into(), secret: None, resume: None });
+        assert_eq!(login, Message::Login { username: ANONYMOUS.into(), secret: None, resume: None, ticket: None });
+        for ticket in ["7", "null", r#"{"a":1}"#, r#"["a.b.c"]"#] {
+            let line = format!(r#"{{"command":"LOGIN","username":"anonymous","ticket":{ticket}}}"#);
+            assert_eq!(parse(&line).unwrap(), login, "{line}");
+        }
     }
 
     #[test]
@@ -1652,7 +1686,7 @@ mod tests {
         fn strings_of_any_content_survive_the_round_trip(username in "\\PC*", secret in ".*", server in any::<Option<String>>()) {
             let credentials = Credentials { username, secret: secret.into() };
             for message in [
-                Message::Register(credentials.clone()),
+                Message::Register { credentials: credentials.clone(), ticket: None },
                 Message::LockAllowed { credentials, server },
             ] {
                 let line = message.to_line();

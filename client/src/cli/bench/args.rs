@@ -7,7 +7,6 @@ use std::time::Duration;
 use arborcast_cli::open_files;
 
 use super::payload::{MAX_PUBLISHERS, MIN_SIZE};
-use crate::cli::args::Args;
 use crate::cli::failure::Failure;
 
 /// How long a run takes when nothing says so.
@@ -75,14 +74,8 @@ impl BenchArgs {
     ///
     /// # Errors
     /// When that is not possible, in words for people.
-    pub(crate) fn plan(&self, args: &Args) -> Result<Plan, Failure> {
+    pub(crate) fn plan(&self) -> Result<Plan, Failure> {
         let wrong = |reason: String| Err(Failure::BadBench { reason });
-        if args.servers()?.addresses.is_empty() {
-            return wrong("bench needs servers, not masters: name them with -rh HOST:PORT, once for each".into());
-        }
-        if args.tls.is_some() {
-            return wrong("bench can't use TLS yet: measure a plain port".into());
-        }
         if self.publishers == 0 && self.subscribers == 0 {
             return wrong("there is nothing to do with 0 publishers and 0 subscribers".into());
         }

@@ -1,5 +1,7 @@
 //! From a list of servers to a connection that is logged in, and to the next one when that is lost.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -7,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use arborcast_client::{Address, Error as SessionError};
-use arborcast_proto::wire::{Have, Message};
+use arborcast_client::masters::{Advice, Masters};
+use arborcast_client::tls::{Protocol, Stream};
+use arborcast_client::{Address, Error as SessionError, Options};
+use arborcast_proto::wire::{Have, Message, Secret};
 use bytes::Bytes;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -20,6 +24,12 @@ use super::run::Run;
 
 /// How many clients of one thread may be about to log in at a time: fewer than a server's backlog holds.
 const LOGINS_AT_A_TIME: usize = 256;
+
+/// How many clients of one thread may ask the masters at a time: fewer than a master answers at once on one connection.
+const QUESTIONS_AT_A_TIME: usize = 64;
+
+/// How many servers one client has itself named by masters before it is taken to be hopeless.
+const MAX_NAMED: usize = 3;
 
 /// Between two rounds through all servers, at first and at most.
 const MIN_PAUSE: Duration = Duration::from_millis(20);
@@ -102,7 +112,7 @@ impl EnterError {
 /// A connection that is logged in.
 #[derive(Debug)]
 pub(crate) struct Entered {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) server: Rc<Address>,
     /// What was read behind the answer.
     pub(crate) rest: Vec<u8>,
@@ -112,11 +122,48 @@ pub(crate) struct Entered {
 
 /// What the clients of one thread share.
 #[derive(Debug)]
-pub(crate) struct Doorway(Semaphore);
+pub(crate) struct Doorway {
+    logins: Semaphore,
+    questions: Semaphore,
+    masters: Masters,
+    /// Those that masters have named.
+    resolved: RefCell<BTreeMap<(String, u16), Server>>,
+}
 
-impl Default for Doorway {
-    fn default() -> Self {
-        Self(Semaphore::new(LOGINS_AT_A_TIME))
+impl Doorway {
+    /// Must be made within the runtime of the thread.
+    pub(crate) fn new(run: &Run) -> Self {
+        Self {
+            logins: Semaphore::new(LOGINS_AT_A_TIME),
+            questions: Semaphore::new(QUESTIONS_AT_A_TIME),
+            masters: Masters::new(&run.masters, run.options.tls.as_ref()),
+            resolved: RefCell::default(),
+        }
+    }
+
+    /// Where the masters send a client that does not want to go to the named ones.
+    async fn ask_masters(&self, named: &mut Vec<String>) -> Result<(Server, Option<Secret>), SessionError> {
+        // It is never closed.
+        let place = self.questions.acquire().await;
+        let (address, ticket) = match self.masters.ask(named).await? {
+            Advice::Assigned(assigned) => {
+                named.push(assigned.node_id);
+                (assigned.address, Some(assigned.ticket))
+            }
+            Advice::Listed(listed) => {
+                let first = listed.into_iter().next();
+                (first.ok_or_else(|| SessionError::NoServer { reason: "the masters know none".into() })?, None)
+            }
+        };
+        drop(place);
+        let name = (address.host().to_owned(), address.port());
+        let known = self.resolved.borrow().get(&name).cloned();
+        let server = match known {
+            Some(server) => server,
+            None => Server::resolve(address).await?,
+        };
+        self.resolved.borrow_mut().entry(name).or_insert_with(|| server.clone());
+        Ok((server, ticket))
     }
 }
 
@@ -145,9 +192,9 @@ impl Traveller {
     /// A refusal at once; otherwise why the last one did not.
     pub(crate) async fn enter(&mut self, login: &Message) -> Result<Entered, EnterError> {
         let mut last_error = SessionError::NoServer { reason: "no address was given".into() }.into();
-        for _ in 0..self.run.servers.len() {
-            let Some(server) = self.next_server() else { break };
-            match self.log_in(&server, login).await {
+        let mut named = Vec::new();
+        for _ in 0..self.choices() {
+            match self.try_next(&mut named, login).await {
                 Ok(entered) => return Ok(entered),
                 Err(error) if error.is_refusal() => return Err(error),
                 Err(error) => last_error = error,
@@ -167,7 +214,8 @@ impl Traveller {
             }
             self.redirects += 1;
             sleep(self.pause_before_redirect()).await;
-            if let Ok(server) = Server::resolve(address).await
+            if self.run.masters.is_empty()
+                && let Ok(server) = Server::resolve(address).await
                 && let Ok(entered) = self.log_in(&server, login).await
             {
                 return Ok(entered);
@@ -176,9 +224,9 @@ impl Traveller {
         self.redirects = 0;
         let mut pause = MIN_PAUSE;
         loop {
-            for _ in 0..self.run.servers.len() + self.heard_of.len() {
-                let Some(server) = self.next_server() else { break };
-                match self.log_in(&server, login).await {
+            let mut named = Vec::new();
+            for _ in 0..self.choices() + self.heard_of.len() {
+                match self.try_next(&mut named, login).await {
                     Ok(entered) => return Ok(entered),
                     Err(error) if error.is_refusal() => {
                         self.refusals += 1;
@@ -191,6 +239,27 @@ impl Traveller {
             }
             sleep(pause.mul_f64(rand::random_range(0.5..1.0))).await;
             pause = (2 * pause).min(MAX_PAUSE);
+        }
+    }
+
+    /// How many servers a round tries that nobody had to tell of.
+    fn choices(&self) -> usize {
+        if self.run.masters.is_empty() { self.run.servers.len() } else { MAX_NAMED }
+    }
+
+    /// The server that a master names, if there are masters that do; otherwise the next one.
+    async fn try_next(&mut self, named: &mut Vec<String>, login: &Message) -> Result<Entered, EnterError> {
+        let mut nobody = SessionError::NoServer { reason: "no address was given".into() };
+        if !self.run.masters.is_empty() {
+            let doorway = Rc::clone(&self.doorway);
+            match doorway.ask_masters(named).await {
+                Ok((server, ticket)) => return self.log_in(&server, &with_ticket(login, ticket)).await,
+                Err(error) => nobody = error,
+            }
+        }
+        match self.next_server() {
+            Some(server) => self.log_in(&server, login).await,
+            None => Err(nobody.into()),
         }
     }
 
@@ -209,17 +278,15 @@ impl Traveller {
     async fn log_in(&mut self, server: &Server, login: &Message) -> Result<Entered, EnterError> {
         let doorway = Rc::clone(&self.doorway);
         // It is never closed.
-        let _place = doorway.0.acquire().await;
+        let _place = doorway.logins.acquire().await;
         let address = &server.address;
         let options = &self.run.options;
-        let mut stream = match timeout(options.connect_timeout, connect(&server.sockets)).await {
+        let mut stream = match timeout(options.connect_timeout, connect(server, options)).await {
             Err(_) => {
                 let after = options.connect_timeout;
                 return Err(SessionError::ConnectTimeout { server: address.clone(), after }.into());
             }
-            Ok(Err(cause)) => {
-                return Err(SessionError::Connect { server: address.clone(), cause: Arc::new(cause) }.into());
-            }
+            Ok(Err(error)) => return Err(error.into()),
             Ok(Ok(stream)) => stream,
         };
         let answer = timeout(options.answer_timeout, ask(&mut stream, address, login, 2 * options.max_line)).await;
@@ -254,21 +321,36 @@ impl Traveller {
     }
 }
 
-async fn connect(sockets: &[SocketAddr]) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(sockets).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+async fn connect(server: &Server, options: &Options) -> Result<Stream, SessionError> {
+    let address = &server.address;
+    let no_connection = |cause| SessionError::Connect { server: address.clone(), cause: Arc::new(cause) };
+    let stream = TcpStream::connect(server.sockets.as_slice()).await.map_err(no_connection)?;
+    stream.set_nodelay(true).map_err(no_connection)?;
+    let no_tls = |cause| SessionError::Tls { server: address.clone(), cause: Arc::new(cause) };
+    match &options.tls {
+        None => Ok(Stream::Left(stream)),
+        Some(tls) => tls.connect(address.host(), stream, Protocol::Lines).await.map_err(no_tls),
+    }
+}
+
+fn with_ticket(login: &Message, ticket: Option<Secret>) -> Message {
+    let mut login = login.clone();
+    if let Message::Login { ticket: slot, .. } = &mut login {
+        *slot = ticket;
+    }
+    login
 }
 
 /// Sends a request, and reads its answer and what comes with it.
 async fn ask(
-    stream: &mut TcpStream,
+    stream: &mut Stream,
     server: &Address,
     request: &Message,
     max_line: usize,
 ) -> Result<(Message, Vec<u8>), SessionError> {
     let lost = |cause| SessionError::Lost { server: server.clone(), cause: Arc::new(cause) };
     stream.write_all(&request.to_line()).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut read = Vec::new();
     loop {
         read.reserve(READ_SIZE);

@@ -57,7 +57,7 @@ const MAX_STRAGGLERS: Duration = Duration::from_secs(60);
 
 pub(crate) const EXAMPLES: &str = "\
 Every client is a connection of its own; they take the servers given with -rh in turns, follow redirections, and go on at \
-another server when theirs is lost. A line a second on standard error says how far it is, the result goes to standard \
+another server when theirs is lost. With --master and no -rh each asks a master where to go. A line a second on standard error says how far it is, the result goes to standard \
 output. Latency is from publishing to reading; with --rate, what a server held up counts from when it was due. The longest \
 silence is the longest time in which a subscriber got nothing: kill a server meanwhile, and it says what that cost. \
 Publishers receive everything as well, as every client does; what they receive is not counted.
@@ -68,6 +68,7 @@ Examples:
   arborcast bench                                              one publisher, ten subscribers, as much as possible, 10 s
   arborcast bench --subscribers 50 --rate 2000 --duration 30s  latency at a given rate
   arborcast bench -rh tree1.example -rh tree2.example:4000 --publishers 3 --subscribers 99
+  arborcast bench --master a.example:7100 --master b.example:7101 --publishers 0 --subscribers 1000     a surge
   arborcast bench --acknowledged --count 100000 --json | jq .latency_microseconds.p99
   arborcast bench --publishers 0 --subscribers 5000 --duration 1m     idle connections
 
@@ -75,12 +76,15 @@ Exit codes: 0 everything arrived once and in order, 1 it could not be measured, 
 doubled or out of order, 130 interrupted (the result so far is printed).";
 
 pub(crate) async fn run(args: &Args, bench: &BenchArgs) -> Result<(), Failure> {
-    let plan = bench.plan(args)?;
+    let plan = bench.plan()?;
     let mut servers = Vec::new();
-    for address in args.servers()?.addresses {
+    let given = args.servers()?;
+    for address in given.addresses {
         servers.push(Server::resolve(address).await?);
     }
-    let run = Arc::new(Run::new(plan, servers, args.identity()?, args.options()));
+    // As for every command, servers that are named come first.
+    let masters = if servers.is_empty() { given.masters } else { Vec::new() };
+    let run = Arc::new(Run::new(plan, servers, masters, args.identity()?, args.options()));
     let templates = templates(&run)?;
     let mut interrupt = Interrupt::new()?;
     let shards = start_shards(&run, templates)?;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arborcast_client::tls::{WriteHalf, split};
 use arborcast_proto::wire::{Have, Message, Resume};
 use memchr::memchr_iter;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::tcp::OwnedWriteHalf;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
@@ -81,7 +81,7 @@ impl Publisher {
     /// Both directions of one connection, until it ends.
     async fn converse(&self, shared: &Shared, entered: Entered) -> Ending {
         let Entered { stream, server, rest, .. } = entered;
-        let (reader, writer) = stream.into_split();
+        let (reader, writer) = split(stream);
         let take = |lines: &[u8]| {
             memchr_iter(b'\n', lines)
                 .scan(0, |start, end| lines.get(std::mem::replace(start, end + 1)..end))
@@ -119,7 +119,7 @@ impl Publisher {
     }
 
     /// Writes what is due while the run lasts. Never returns.
-    async fn write<T>(&self, mut writer: OwnedWriteHalf) -> T {
+    async fn write<T>(&self, mut writer: WriteHalf) -> T {
         let run = &self.run;
         let mut phase = run.phase.subscribe();
         // It ends with the run, which ends all its tasks.
@@ -145,7 +145,7 @@ impl Publisher {
                 run.progress.finished.fetch_add(1, Ordering::Relaxed);
             }
             if !out.is_empty() {
-                if writer.write_all(&out).await.is_err() {
+                if writer.write_all(&out).await.is_err() || writer.flush().await.is_err() {
                     break;
                 }
                 out.clear();

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use arborcast_client::{Identity, Options};
+use arborcast_client::{Address, Identity, Options};
 use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::{Message, Resume, Secret};
 use tokio::sync::watch;
@@ -51,6 +51,8 @@ pub(crate) struct Run {
     pub(crate) id: u64,
     pub(crate) plan: Plan,
     pub(crate) servers: Vec<Server>,
+    /// Asked by each client where to go, if there are any.
+    pub(crate) masters: Vec<Address>,
     pub(crate) options: Options,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) progress: Progress,
@@ -65,12 +67,19 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(plan: Plan, servers: Vec<Server>, identity: Identity, options: Options) -> Self {
+    pub(crate) fn new(
+        plan: Plan,
+        servers: Vec<Server>,
+        masters: Vec<Address>,
+        identity: Identity,
+        options: Options,
+    ) -> Self {
         Self {
             id: rand::random(),
             published: (0..plan.publishers).map(|_| AtomicU64::new(0)).collect(),
             plan,
             servers,
+            masters,
             options,
             phase: watch::Sender::new(Phase::LoggingIn),
             progress: Progress::default(),
@@ -131,6 +140,6 @@ impl Run {
 
     pub(crate) fn login(&self, resume: Option<Resume>) -> Message {
         let (username, secret) = self.name_and_secret();
-        Message::Login { username, secret, resume }
+        Message::Login { username, secret, resume, ticket: None }
     }
 }

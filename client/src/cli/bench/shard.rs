@@ -8,6 +8,7 @@ use std::{io, thread};
 use tokio::runtime::Builder;
 use tokio::task::{JoinSet, LocalSet};
 
+use super::connection::Doorway;
 use super::desk::{Desk, Subscriber};
 use super::payload::{Decoder, Template};
 use super::publish::publish;
@@ -72,11 +73,15 @@ fn serve(run: &Arc<Run>, first: usize, templates: Vec<(usize, Template)>, tally:
     let subscribers: Vec<usize> = clients.into_iter().filter(|client| *client >= plan.publishers).collect();
     let numbers = subscribers.iter().map(|client| client - plan.publishers);
     let desk = Rc::new(RefCell::new(Desk::new(Decoder::new(run.id), tally, numbers, plan.publishers)));
-    let shared = Shared {
-        run: Arc::clone(run),
-        desk: Rc::clone(&desk),
-        scratch: Rc::new(Scratch::new(run.options.max_line)),
-        doorway: Rc::default(),
+    let shared = {
+        // Connections to masters belong to a runtime.
+        let _entered = runtime.enter();
+        Shared {
+            run: Arc::clone(run),
+            desk: Rc::clone(&desk),
+            scratch: Rc::new(Scratch::new(run.options.max_line)),
+            doorway: Rc::new(Doorway::new(run)),
+        }
     };
     LocalSet::new().block_on(&runtime, async {
         let mut tasks = JoinSet::new();

@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
+use arborcast_client::tls::ReadHalf;
 use arborcast_client::{Address, Error};
 use arborcast_proto::wire::Message;
 use bytes::Bytes;
 use memchr::memrchr;
 use tokio::io::{AsyncRead as _, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::task::yield_now;
 
 use super::connection::{Ending, refused};
@@ -34,7 +34,7 @@ impl Scratch {
 /// The incoming direction of one connection.
 #[derive(Debug)]
 pub(crate) struct Incoming<'a> {
-    half: OwnedReadHalf,
+    half: ReadHalf,
     server: &'a Address,
     /// The beginning of a line whose end has not come yet.
     carry: Vec<u8>,
@@ -42,7 +42,7 @@ pub(crate) struct Incoming<'a> {
 
 impl<'a> Incoming<'a> {
     /// `carry` is what was read of it before.
-    pub(crate) fn new(half: OwnedReadHalf, server: &'a Address, carry: Vec<u8>) -> Self {
+    pub(crate) fn new(half: ReadHalf, server: &'a Address, carry: Vec<u8>) -> Self {
         Self { half, server, carry }
     }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arborcast_client::tls;
 use arborcast_proto::wire::{Message, Resume};
 
 use super::connection::{Doorway, Ending, EnterError, Entered, Traveller};
@@ -49,7 +50,7 @@ async fn listen(Shared { run, desk, scratch, .. }: &Shared, place: usize, entere
     let Entered { stream, server, rest, have } = entered;
     desk.borrow_mut().entered(place, Rc::clone(&server), have);
     // The other half must not be dropped: that would end the sending direction.
-    let (half, _writer) = stream.into_split();
+    let (half, _writer) = tls::split(stream);
     let take = |mut lines: &[u8]| {
         let now = run.now();
         let mut desk = desk.borrow_mut();
