@@ -104,7 +104,7 @@ fn keys_mark_find_fold_explain_and_pause() {
     let mut forest = grow(1, 5);
     let mut terminal = top(forest.master_addresses(), 5);
     terminal.press("/TREE-3\r\r");
-    terminal.wait_for_row("─ tree-3 ─");
+    terminal.wait_for_row("╭ tree-3 ─");
     terminal.wait_for_row("known for");
     terminal.press("\r?");
     terminal.wait_for_row("╭ keys ─");
@@ -162,7 +162,7 @@ fn a_master_that_is_gone_and_comes_back_is_told_and_nobody_is_taken_for_lost() {
     let master = forest.master_addresses()[0];
     let terminal = top(&[master], 3);
     forest.kill_masters();
-    terminal.wait_for_row("○ no answer");
+    terminal.wait_for_row("○ gone, ");
     terminal.wait_for_row(&format!("✗ master {master} is gone: "));
     wait_for_header(&terminal, " 3 nodes ");
     forest.restart_masters();
@@ -205,22 +205,22 @@ fn it_begins_when_a_master_begins() {
 
 #[test]
 fn without_masters_one_node_says_what_it_knows() {
-    let (root, root_http) = start(&with_http().id("root"));
-    let (inner, http) = start(&with_http().id("inner").parent(root.address()));
+    let (root, root_http) = start(&with_http().id("a-root"));
+    let (inner, http) = start(&with_http().id("b-inner").parent(root.address()));
     wait_for(http, "arborcast_node_depth", 1.0);
-    let (leaf, _) = start(&with_http().id("leaf").parent(inner.address()));
-    wait_for(http, r#"arborcast_node_child_info{child="leaf"}"#, 1.0);
-    wait_for(root_http, r#"arborcast_node_child_info{child="inner"}"#, 1.0);
+    let (leaf, _) = start(&with_http().id("c-leaf").parent(inner.address()));
+    wait_for(http, r#"arborcast_node_child_info{child="c-leaf"}"#, 1.0);
+    wait_for(root_http, r#"arborcast_node_child_info{child="b-inner"}"#, 1.0);
     let terminal = Terminal::start(client_binary(), ["top", "--node", &format!("http://{http}")]);
     wait_for_header(&terminal, &format!("node {http} ● watching"));
-    for row in ["root ", "└─ inner ", "   └─ leaf "] {
+    for row in ["a-root ", "└─ b-inner ", "   └─ c-leaf "] {
         terminal.wait_for(row, |rows| rows.iter().any(|seen| seen.starts_with(row)).then_some(()));
     }
     terminal.wait_for_row("0 clients, 2 servers, 0 others");
     drop(leaf);
-    terminal.wait_for_row("leaf is no longer below inner");
+    terminal.wait_for_row("c-leaf is no longer below b-inner");
     drop(root);
-    terminal.wait_for_row("inner is the root now");
+    terminal.wait_for_row("b-inner is the root now");
     drop(inner);
     terminal.wait_for_row(&format!("✗ node {http} is gone: "));
     quit(terminal);

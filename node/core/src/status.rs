@@ -139,7 +139,7 @@ impl Node {
     }
 
     fn child_ids(&self) -> Vec<ServerId> {
-        let mut ids: Vec<ServerId> = self.fragment.children().map(|(_, child)| child.id.clone()).collect();
+        let mut ids: Vec<ServerId> = self.fragment.children().map(|(_, child)| child.request.id.clone()).collect();
         ids.sort_unstable();
         ids
     }

@@ -95,10 +95,11 @@ fn draw_header(model: &Model, area: Rect, buffer: &mut Buffer) {
     let (sign, style) = match (&model.link, model.picture()) {
         (Link::Asking { since, .. }, _) => {
             let away = model.now.duration_since(*since).unwrap_or_default().as_secs();
-            (format!("○ no answer, {away} s"), BAR.fg(Color::LightYellow))
+            let sign = if model.picture().is_some() { "○ gone" } else { "○ asking" };
+            (format!("{sign}, {away} s"), BAR.fg(Color::LightYellow))
         }
         (Link::Watching, Some(picture)) if picture.is_warming => {
-            ("◐ warming up: does not know everybody yet".to_owned(), BAR.fg(Color::LightYellow))
+            ("◐ warming up".to_owned(), BAR.fg(Color::LightYellow))
         }
         (Link::Watching, _) => ("● watching".to_owned(), BAR.fg(Color::LightGreen)),
     };
@@ -113,7 +114,7 @@ fn draw_header(model: &Model, area: Rect, buffer: &mut Buffer) {
         right.push(format!(" {} UTC ", clock(model.now)).into());
     }
     let taken: usize = right.iter().map(Span::width).sum();
-    let name = " arborcast top  ";
+    let name = if area.width >= 100 { " arborcast top  " } else { " top  " };
     let room = usize::from(area.width).saturating_sub(taken + name.len() + width(&sign) + 1);
     let source = shown(source, room.max(8));
     let space = if source.is_empty() { "" } else { " " };
@@ -406,7 +407,7 @@ mod tests {
         model.handle_update(Update::Picture(Box::new(Picture { at: at(1300), ..picture(&after) })), at(1300));
         let rows = rows(&mut model, 80, 24);
         println!("{}", rows.join("\n"));
-        assert!(rows[0].starts_with(" arborcast top  master m:1 ● watching"), "{}", rows[0]);
+        assert!(rows[0].starts_with(" top  master m:1 ● watching"), "{}", rows[0]);
         assert!(rows[0].ends_with(" 3 nodes  1 tree  0 clients  0/s "), "{}", rows[0]);
         assert!(rows[2].starts_with("tree-0 "), "{}", rows[2]);
         assert!(rows[3].starts_with("├─ tree-1 ") && rows[3].contains(" LOST ") && rows[3].contains(" 1.2s"));
@@ -432,7 +433,7 @@ mod tests {
         model.handle_update(Update::Gone { source: "master m:1".into(), reason }, at(2000));
         model.tick(at(9500));
         let rows = rows(&mut model, 80, 24);
-        assert!(rows[0].contains("○ no answer, 7 s") && rows[0].contains("2 trees"), "{}", rows[0]);
+        assert!(rows[0].contains("○ gone, 7 s") && rows[0].contains("2 trees"), "{}", rows[0]);
         assert!(rows[4].starts_with("! b names a parent that is not known (and 1 more)"), "{}", rows[4]);
         assert!(rows[5].contains("master m:1: Connection refused"), "{}", rows[5]);
         assert!(rows[7].contains("✗ master m:1 is gone: Connection refused"), "{}", rows[7]);

@@ -11,7 +11,9 @@ const NAME_CELLS: [usize; 6] = [128, 40, 28, 20, 14, 9];
 /// The sentence in at most so many cells.
 pub(crate) fn sentence(what: &What, cells: usize) -> String {
     let mut text = String::new();
-    for name_cells in NAME_CELLS {
+    // Where the end is what somebody else says, that is cut.
+    let tries = if matches!(what, What::SourceLost { .. }) { 1 } else { NAME_CELLS.len() };
+    for name_cells in NAME_CELLS.into_iter().take(tries) {
         text = words(what, |name| shown(name, name_cells));
         if width(&text) <= cells {
             return text;
@@ -28,9 +30,7 @@ fn words(what: &What, name: impl Fn(&str) -> String) -> String {
             format!("watching {}: {} in {}", name(source), count(*nodes, "node"), count(*trees, "tree"))
         }
         What::SourceLost { source, reason } => format!("{} is gone: {}", name(source), shown(reason, 200)),
-        What::SourceRestarted { source } => {
-            format!("{} has started anew, and may not know everybody yet", name(source))
-        }
+        What::SourceRestarted { source } => format!("{} has started anew", name(source)),
         What::Joined { node, parent, away_for: None } => format!("{} joined{}", name(node), below(parent)),
         What::Joined { node, parent, away_for: Some(away) } => {
             format!("{} is back after {}{}", name(node), duration(*away), below(parent))
@@ -57,7 +57,8 @@ fn words(what: &What, name: impl Fn(&str) -> String) -> String {
             format!("healed {} after {} was lost: its child has a place", duration(*after), name(lost))
         }
         What::Healed { lost, children, after } => {
-            format!("healed {} after {} was lost: all {children} children have a place", duration(*after), name(lost))
+            let all = if *children == 2 { "both".to_owned() } else { format!("all {children}") };
+            format!("healed {} after {} was lost: {all} children have a place", duration(*after), name(lost))
         }
         What::ChildCame { node, child } => format!("{} came below {}", name(child), name(node)),
         What::ChildLeft { node, child } => {
