@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use arborcast_tests::forest::Forest;
+use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder};
 use arborcast_tests::process::{Process, Signal, client_binary};
 use arborcast_tests::scrape::{http_address, wait_for};
@@ -186,6 +187,18 @@ fn the_next_master_is_watched_when_one_is_gone() {
     forest.kill_master(0);
     wait_for_header(&terminal, &format!("master {} ● watching", masters[1]));
     terminal.wait_for_row(&format!("watching master {}: 3 nodes in 1 tree", masters[1]));
+    quit(terminal);
+}
+
+#[test]
+fn a_frozen_master_is_as_good_as_gone() {
+    let (mut frozen, other) = (Master::start(), Master::start());
+    let node = NodeBuilder::default().flag("--master", frozen.address()).flag("--master", other.address());
+    let _nodes = ["a", "b"].map(|id| node.clone().id(id).start());
+    let terminal = top(&[frozen.address(), other.address()], 2);
+    frozen.process.signal(Signal::SIGSTOP);
+    terminal.wait_for_row(&format!("✗ master {} is gone: it does not answer in time", frozen.address()));
+    wait_for_header(&terminal, &format!("master {} ● watching", other.address()));
     quit(terminal);
 }
 

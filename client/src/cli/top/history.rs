@@ -178,6 +178,8 @@ pub(crate) struct History {
     heals: BTreeMap<String, Heal>,
     /// Known from before a master started, and not seen by it yet.
     unconfirmed: BTreeSet<String>,
+    /// The master may not know everybody yet: whom it comes to know was there before, unless it joins.
+    is_warming: bool,
 }
 
 #[derive(Debug)]
@@ -231,6 +233,7 @@ impl History {
         let at = picture.at;
         let source = picture.source.clone();
         let is_first = self.start.is_none();
+        self.is_warming = picture.is_warming;
         if self.start.replace(picture.start.clone()).is_some_and(|start| start != picture.start) && picture.is_warming {
             self.push(at, What::SourceRestarted { source: source.clone() });
         }
@@ -258,7 +261,7 @@ impl History {
 
     /// A later picture of the same source: whom it does not know once it must know everybody is gone.
     pub(crate) fn settle(&mut self, picture: &Picture) {
-        if picture.is_warming || self.unconfirmed.is_empty() {
+        if picture.is_warming || !std::mem::take(&mut self.is_warming) {
             return;
         }
         for id in std::mem::take(&mut self.unconfirmed) {
@@ -267,6 +270,8 @@ impl History {
                 self.heals.remove(&id);
             }
         }
+        let (nodes, trees) = (picture.nodes.len(), picture.trees());
+        self.push(picture.at, What::Watching { source: picture.source.clone(), nodes, trees });
     }
 
     /// Takes what a master says.
@@ -294,6 +299,9 @@ impl History {
         let Some(known) = self.known.get_mut(&node.id) else {
             let away_for = self.losses.remove(&node.id).and_then(|loss| at.duration_since(loss.at).ok());
             self.learn(node, at);
+            if self.is_warming && away_for.is_none() && node.state != State::Joining {
+                return;
+            }
             return self.push(at, What::Joined { node: node.id.clone(), parent: node.parent.clone(), away_for });
         };
         known.clients = node.clients.unwrap_or_default();
@@ -532,11 +540,15 @@ mod tests {
         let news = told.news();
         assert!(matches!(news[..], [What::SourceRestarted { .. }, What::Watching { .. }]), "{news:?}");
         assert_eq!(told.see("e", "a"), []);
+        assert_eq!(told.see("f", "a"), [], "it was there before, somewhere");
+        told.lose("f");
         assert_eq!(told.see("c", "e"), [What::Moved { node: "c".into(), from: "b".into(), to: "e".into() }]);
         told.history.settle(&again);
         assert_eq!(told.news(), []);
         told.history.settle(&picture(&[("a", ""), ("b", "a"), ("c", "e"), ("e", "a")]));
-        assert_eq!(told.news(), [lost("d", "b", 0)]);
+        let news = told.news();
+        assert_eq!(news[0], lost("d", "b", 0));
+        assert!(matches!(news[1..], [What::Watching { nodes: 4, .. }]), "{news:?}");
     }
 
     #[test]
