@@ -213,7 +213,9 @@ impl Observation {
         let states = states.map(|(state, is_it)| (state, u64::from(is_it)));
         out.gauges("state", "1 for the state that the node is in", "state", states)?;
         out.gauge("depth", "Links between the root and this node", *depth)?;
-        out.gauge("children", "Child servers", *children)?;
+        out.gauge("children", "Child servers", children.len())?;
+        let below = children.iter().map(|child| (child.as_str(), 1));
+        out.gauges("child_info", "The child servers", "child", below)?;
         out.counter("parents_lost", "Times that the parent was lost or left", counters.parents_lost)?;
         let refused = counters.link_refusals.iter().map(|(reason, number)| (*reason, *number));
         let help = "Servers that wanted to be children and were refused, by why";

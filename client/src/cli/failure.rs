@@ -42,6 +42,12 @@ pub(crate) enum Failure {
     /// A signal came before everything was acknowledged.
     #[error("interrupted; {taken} of {published} activities were acknowledged")]
     Interrupted { exit_code: u8, taken: u64, published: u64 },
+    /// Nobody says what the tree looks like.
+    #[error("{reason}")]
+    NobodyAnswers { reason: String },
+    /// Nobody is named who could say what the tree looks like.
+    #[error("whom to ask? Name a master with --master HOST:PORT, or a node by its --http with --node http://HOST:PORT")]
+    NowhereToLook,
     /// What is drawn needs a terminal to be drawn on.
     #[error("this needs a terminal: standard input and standard output must not be redirected")]
     NoTerminal,
@@ -69,6 +75,9 @@ pub(crate) enum Failure {
     /// The terminal can't be used.
     #[error("cannot use the terminal: {0}")]
     Terminal(io::Error),
+    /// The tree can be drawn on a terminal, or printed.
+    #[error("this needs a terminal, and standard input or output is redirected: print the tree with --once or --json")]
+    TopNeedsTerminal,
     /// A benchmark ended, and shows that not everything arrived as it should.
     #[error("{lost} deliveries were lost, {doubled} doubled and {out_of_order} out of order")]
     Unreliable { lost: u64, doubled: u64, out_of_order: u64 },
@@ -95,7 +104,9 @@ impl Failure {
             | Self::BadBench { .. }
             | Self::NoSecret { .. }
             | Self::NoTerminal
-            | Self::NoUsername => 2,
+            | Self::NoUsername
+            | Self::NowhereToLook
+            | Self::TopNeedsTerminal => 2,
             Self::BenchInterrupted { exit_code } | Self::Interrupted { exit_code, .. } => *exit_code,
             Self::Unreliable { .. } => 3,
             Self::BadActivity { .. }
@@ -108,6 +119,7 @@ impl Failure {
             | Self::SecretFile { .. }
             | Self::Session(_)
             | Self::Terminal(_)
+            | Self::NobodyAnswers { .. }
             | Self::NoCertificates(_)
             | Self::Tls(_)
             | Self::Unwritable { .. }

@@ -5,7 +5,7 @@
 //! - `failure`: every way to end badly, its sentence and its exit code.
 //! - `certs`: certificates for trying out.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
-//! - `tui`: what is looked at on a terminal; `terminal`: the screen, and what may stand on it.
+//! - `top`, `tui`: what is looked at on a terminal; `terminal`: the screen, and what may stand on it.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
 mod args;
@@ -20,6 +20,7 @@ mod output;
 mod register;
 mod send;
 mod terminal;
+mod top;
 mod tui;
 
 use std::ffi::OsString;
@@ -36,6 +37,7 @@ use tracing_subscriber::EnvFilter;
 use args::Args;
 use bench::BenchArgs;
 use failure::Failure;
+use top::TopArgs;
 
 const EXAMPLES: &str = "\
 Without a command: prints what arrives, one JSON activity per line, and sends each JSON object typed. At the end of the \
@@ -57,6 +59,7 @@ Examples:
   arborcast send '{\"verb\":\"waves\"}'            say one thing
   arborcast send < activities.jsonl            say many
   arborcast bench --subscribers 100            how fast is it?
+  arborcast top --master a.example:7100        the tree, live
 
 Exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted while sending.";
 
@@ -153,6 +156,9 @@ enum Command {
     /// Register a username.
     #[command(after_help = REGISTER_EXAMPLES)]
     Register,
+    /// Watch the tree: who is where, what passes through, and what happened.
+    #[command(after_help = top::EXAMPLES)]
+    Top(TopArgs),
     /// Watch and send activities on a full terminal screen.
     #[command(after_help = TUI_EXAMPLES)]
     Tui,
@@ -160,7 +166,7 @@ enum Command {
 
 impl Command {
     fn has_the_screen(&self) -> bool {
-        matches!(self, Self::Tui)
+        matches!(self, Self::Top(_) | Self::Tui)
     }
 }
 
@@ -212,6 +218,7 @@ async fn run(mut cli: Cli) -> Result<(), Failure> {
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
         Some(Command::Certs { directory, names, days }) => certs::run(&directory, &names, days),
         Some(Command::Register) => register::run(&cli.args).await,
+        Some(Command::Top(top)) => top::run(&cli.args, &top).await,
         Some(Command::Tui) => tui::run(&cli.args).await,
         None => interactive::run(&cli.args).await,
     }

@@ -95,8 +95,8 @@ pub struct Status {
     pub depth: usize,
     /// The id of the parent, if an extended node has one.
     pub parent: Option<ServerId>,
-    /// Children that speak the extensions.
-    pub children: usize,
+    /// The ids of the children that speak the extensions, in their order.
+    pub children: Vec<ServerId>,
     /// The other servers that are known.
     pub servers: usize,
     /// Usernames, pending ones included.
@@ -116,7 +116,8 @@ pub struct Status {
 }
 
 impl Node {
-    /// The state at this moment. Costs time in proportion to the depth, never to the number of connections or users.
+    /// The state at this moment. Costs time in proportion to the depth and the children, never to the number of connections
+    /// or users.
     pub fn status(&self) -> Status {
         Status {
             readiness: self.readiness(),
@@ -127,7 +128,7 @@ impl Node {
             key: self.fragment.key().clone(),
             depth: self.fragment.depth(),
             parent: self.parent_id().map(str::to_owned),
-            children: self.fragment.children().count(),
+            children: self.child_ids(),
             servers: self.servers.len(),
             users: self.users.len() + self.directory.len(),
             unsettled: self.registrations.len() + self.windows.len() + self.directory.unsettled(),
@@ -137,6 +138,12 @@ impl Node {
             closings: self.closings.clone(),
             counters: self.counters.clone(),
         }
+    }
+
+    fn child_ids(&self) -> Vec<ServerId> {
+        let mut ids: Vec<ServerId> = self.fragment.children().map(|(_, child)| child.request.id.clone()).collect();
+        ids.sort_unstable();
+        ids
     }
 
     fn readiness(&self) -> Result<(), NotReady> {

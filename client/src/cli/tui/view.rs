@@ -4,19 +4,16 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Position, Rect};
 use ratatui::style::{Color, Modifier, Style, Stylize as _};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Widget as _};
+use ratatui::widgets::{Paragraph, Widget as _};
 
 use super::super::terminal::line;
+use super::super::terminal::paint::{BAR, QUIET, draw_ends, draw_help, popup};
 use super::super::terminal::text::{clock, count, number, shown, tail, width, wrapped};
 use super::model::{Link, Model, Prompt};
 use super::scrollback::{Content, Entry};
 
 /// Cells for a user's name, so that what they say begins in one column.
 const USER_CELLS: usize = 12;
-
-/// Colours that are read on dark and on light backgrounds.
-const QUIET: Style = Style::new().fg(Color::DarkGray);
-const BAR: Style = Style::new().fg(Color::White).bg(Color::Blue);
 
 const HELP: [&str; 14] = [
     "Enter        send: a JSON object as it is, anything else",
@@ -58,7 +55,7 @@ pub(crate) fn draw(model: &Model, area: Rect, buffer: &mut Buffer) -> Position {
         draw_detail(model, stream, buffer);
     }
     if model.is_help_shown {
-        draw_help(area, buffer);
+        draw_help(&HELP, area, buffer);
     }
     cursor
 }
@@ -108,17 +105,6 @@ fn draw_rule(model: &Model, area: Rect, buffer: &mut Buffer) {
     right.push(format!("{} kept of {} ─", model.kept.len(), model.arrived).into());
     buffer.set_string(area.x, area.y, "─".repeat(usize::from(area.width)), QUIET);
     draw_ends(left, right, QUIET, area, buffer);
-}
-
-/// Both, and where they have no room together all of the one on the right.
-fn draw_ends(left: Vec<Span<'_>>, right: Vec<Span<'_>>, style: Style, area: Rect, buffer: &mut Buffer) {
-    let (left, right) = (Line::from(left), Line::from(right));
-    let cells = |line: &Line<'_>| u16::try_from(line.width()).unwrap_or(u16::MAX);
-    let right_width = cells(&right).min(area.width);
-    let left_width = cells(&left).min(area.width - right_width);
-    buffer.set_style(area, style);
-    left.render(Rect { width: left_width, ..area }, buffer);
-    right.render(Rect { x: area.right() - right_width, width: right_width, ..area }, buffer);
 }
 
 fn draw_stream(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -244,18 +230,6 @@ fn draw_detail(model: &Model, area: Rect, buffer: &mut Buffer) {
     let area = Rect { y, height, ..area };
     let title = format!(" {} UTC, {} ", clock(entry.at), count(entry.text().len(), "byte"));
     popup(&title, rows.into_iter().map(Line::from).collect(), area, buffer);
-}
-
-fn draw_help(area: Rect, buffer: &mut Buffer) {
-    let (width, height) = (62.min(area.width), (HELP.len() as u16 + 2).min(area.height));
-    let area = Rect { x: area.x + (area.width - width) / 2, y: area.y + (area.height - height) / 2, width, height };
-    popup(" keys ", HELP.iter().map(|line| Line::from(*line)).collect(), area, buffer);
-}
-
-fn popup(title: &str, lines: Vec<Line<'_>>, area: Rect, buffer: &mut Buffer) {
-    let block = Block::bordered().border_type(BorderType::Rounded).title(title).border_style(Color::Blue);
-    Clear.render(area, buffer);
-    Paragraph::new(lines).block(block.padding(ratatui::widgets::Padding::horizontal(1))).render(area, buffer);
 }
 
 #[cfg(test)]
