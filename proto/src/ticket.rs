@@ -15,19 +15,19 @@ use thiserror::Error;
 
 use crate::wire::{Origin, Secret};
 
-/// For how long a ticket is good, in seconds (protocol, B46).
+/// For how long a ticket is good, in seconds (protocol, B53).
 pub const LIFETIME: u64 = 30;
 
-/// How far the clocks of a master and of a server may be apart, in seconds (protocol, B46).
+/// How far the clocks of a master and of a server may be apart, in seconds (protocol, B53).
 pub const LEEWAY: u64 = 10;
 
-/// Longest ticket that is looked at, in bytes (protocol, B47).
+/// Longest ticket that is looked at, in bytes (protocol, B54).
 pub const MAX_LENGTH: usize = 1024;
 
 /// Longest id of a master, in bytes.
 pub const MAX_ISSUER: usize = 128;
 
-/// What the key is derived for; another use of the cluster's secret has another (protocol, N2).
+/// What the key is derived for; another use of the cluster's secret has another (protocol, V2).
 const PURPOSE: &[u8] = b"arborcast admission ticket HS256 v1";
 
 /// The JOSE header of every ticket.

@@ -41,7 +41,7 @@ fn settled(solo: &Solo) -> BTreeMap<Box<str>, u64> {
     solo.core().tree_view().settled_tickets
 }
 
-/// N5: the master has looked at the loads already.
+/// V5: the master has looked at the loads already.
 #[test]
 fn who_comes_with_a_ticket_is_not_redirected_by_load() {
     let mut solo = solo(false);
@@ -56,7 +56,7 @@ fn who_comes_with_a_ticket_is_not_redirected_by_load() {
     assert_eq!(solo.closed(other), Some(CloseReason::Redirected));
 }
 
-/// N5: a server that drains sends away whoever comes.
+/// V5: a server that drains sends away whoever comes.
 #[test]
 fn a_server_that_drains_redirects_with_a_ticket_as_well() {
     let mut solo = solo(true);
@@ -69,7 +69,7 @@ fn a_server_that_drains_redirects_with_a_ticket_as_well() {
     assert_eq!(commands(&mut solo, late), ["LOGIN_SUCCESS", "REDIRECT"]);
 }
 
-/// N6: with the report that counts the client, and not before.
+/// V6: with the report that counts the client, and not before.
 #[test]
 fn a_ticket_is_settled_when_its_client_is_part_of_the_load_or_gone() {
     let mut solo = solo(true);
@@ -89,7 +89,7 @@ fn a_ticket_is_settled_when_its_client_is_part_of_the_load_or_gone() {
     assert_eq!(settled(&solo), BTreeMap::from([("m".into(), 1), ("n".into(), 1)]), "each once");
 }
 
-/// N4: by the clock that is told, and the time since.
+/// V4: by the clock that is told, and the time since.
 #[test]
 fn a_ticket_expires_by_the_clock_as_it_is_set_now() {
     let mut solo = solo(true);

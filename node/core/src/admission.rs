@@ -12,10 +12,10 @@ use crate::ids::ConnectionId;
 use crate::node::Node;
 
 /// Most used tickets that are remembered, which is as many as can be taken in the time for which one is good (protocol,
-/// B47).
+/// B54).
 pub(crate) const MAX_USED_TICKETS: usize = 100_000;
 
-/// Most masters whose tickets are counted (protocol, B48); one that is started again is another one.
+/// Most masters whose tickets are counted (protocol, B55); one that is started again is another one.
 const MAX_ISSUERS: usize = 16;
 
 /// The tickets of a node that speaks the extensions.
@@ -107,7 +107,7 @@ impl Admission {
 }
 
 impl Node {
-    /// REGISTER or LOGIN: whether the client may ask for that here at all (protocol, N3 and N4). A connection that is
+    /// REGISTER or LOGIN: whether the client may ask for that here at all (protocol, V3 and V4). A connection that is
     /// admitted needs no other ticket.
     pub(crate) fn admit(
         &mut self,
