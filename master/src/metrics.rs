@@ -48,6 +48,11 @@ impl Default for Metrics {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MoveOutcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct NodeState {
     state: &'static str,
 }
@@ -64,6 +69,7 @@ pub(crate) fn text(registry: &Registry, counted: &Metrics, page_streams: usize) 
         Info::new([("version", env!("CARGO_PKG_VERSION").to_owned()), ("master_id", registry.master_id().to_owned())]),
     );
     register_counted(counted, &mut metrics);
+    register_balance(registry, &mut metrics);
     register_standing(registry, page_streams, &mut metrics);
     let mut out = String::new();
     encode(&mut out, &metrics)?;
@@ -91,6 +97,18 @@ fn register_counted(counted: &Metrics, metrics: &mut Metricset) {
         "Event streams of live pages that were closed, since the browser did not read",
         counted.page_streams_dropped.clone(),
     );
+}
+
+fn register_balance(registry: &Registry, metrics: &mut Metricset) {
+    let counts = registry.balance_counts();
+    let proposed = Counter::<u64>::default();
+    proposed.inc_by(counts.proposed);
+    metrics.register("moves_proposed", "Moves that this master proposed to make a tree shallower", proposed);
+    let outcomes = Family::<MoveOutcome, Counter>::default();
+    for (outcome, number) in counts.outcomes {
+        outcomes.get_or_create(&MoveOutcome { outcome }).inc_by(number);
+    }
+    metrics.register("move_outcomes", "What became of the moves that this master proposed", outcomes);
 }
 
 fn register_standing(registry: &Registry, page_streams: usize, metrics: &mut Metricset) {

@@ -74,6 +74,7 @@ fn any_report(random: &mut StdRng) -> Report {
         load: random.random_range(0..3),
         state: *states.choose(random).unwrap(),
         heartbeat_interval: Duration::from_millis(random.random_range(1..3000)),
+        move_answer: None,
         activities: 0,
     }
 }
@@ -352,6 +353,7 @@ fn honest_nodes_become_one_tree_and_stay_one_whoever_dies() {
                 load: 0,
                 state: State::Joining,
                 heartbeat_interval: Duration::from_secs(1),
+                move_answer: None,
                 activities: 0,
                 id: id.clone(),
             };

@@ -6,6 +6,7 @@
 //! - [`report`]: what a node says. [`traffic`]: how many activities pass through it.
 //! - [`forest`]: who is below whom.
 //! - [`candidates`]: where a root could attach.
+//! - [`plan`]: how a tree could be made shallower. [`balance`]: which move is proposed, and when.
 //! - [`faults`]: what is wrong.
 //! - [`changes`]: what is different from before.
 //! - [`history`]: what happened, in words that people think in.
@@ -15,11 +16,13 @@
 //! 2. There are never more than [`Limits::nodes`] entries, and they never list more than [`Limits::listed_ids`] ids.
 //! 3. A silent node is in no answer but a fault.
 
+pub mod balance;
 pub mod candidates;
 pub mod changes;
 pub mod faults;
 pub mod forest;
 pub mod history;
+pub mod plan;
 pub mod report;
 pub mod traffic;
 
@@ -33,7 +36,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use candidates::Promise;
-pub use report::{FragmentKey, Incarnation, NodeId, Report, State, StreamId};
+pub use report::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State, StreamId};
 use traffic::Traffic;
 
 /// How long a conflict is told of after it was last seen.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arborcast_core::relay::Position;
-use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine, Status};
+use arborcast_core::{
+    Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, MoveProposal, Node, ReceivedLine, Status,
+};
 use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
 use arborcast_tls::Tls;
@@ -48,6 +50,8 @@ pub(crate) enum Inbound {
     MastersAnswered { attempt: AttemptId, candidates: Vec<Target> },
     /// A master knows of a fragment with a smaller key.
     Advised { candidates: Vec<Target> },
+    /// A master proposes another place in the tree.
+    MoveProposed(MoveProposal),
     /// A master passes on an operator's wish to stop this node.
     Drain,
     /// Something that the core asked for and that takes a while is done.
@@ -199,6 +203,7 @@ impl Driver {
                 self.handle(Event::MastersAnswered { attempt, candidates });
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
+            Inbound::MoveProposed(proposal) => self.handle(Event::MoveProposed(proposal)),
             Inbound::Drain => self.handle(Event::Drain),
             // Whoever asked may have gone.
             Inbound::Inspected { answer } => drop(answer.send(self.core.status())),
