@@ -11,8 +11,8 @@ use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_server::{Registry, RegistryServer};
 use arborcast_proto::registry::{
     Advice, Candidate, DrainNodeRequest, DrainNodeResponse, FindParentRequest, FindParentResponse, GetNodeRequest,
-    GetTopologyRequest, ListNodesRequest, ListNodesResponse, Node, NodeReport, OtherFragment, Topology,
-    WatchTopologyRequest, WatchTopologyResponse, Welcome,
+    GetTopologyRequest, ListNodesRequest, ListNodesResponse, Node, NodeReport, OtherFragment, RebalanceRequest,
+    RebalanceResponse, Topology, WatchTopologyRequest, WatchTopologyResponse, Welcome,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -180,6 +180,10 @@ impl Registry for Service {
         &self,
         _: Request<WatchTopologyRequest>,
     ) -> Result<Response<Self::WatchTopologyStream>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn rebalance(&self, _: Request<RebalanceRequest>) -> Result<Response<RebalanceResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
 

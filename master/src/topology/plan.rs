@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_line_of_50_becomes_shallow_in_few_moves_each_of_which_gains() {
-        for (max_children, most) in [(2, 15), (3, 16), (8, 22)] {
+        for (max_children, most) in [(2, 15), (3, 16), (8, 24)] {
             let (moves, depth) = moves(line(50, max_children));
             assert!(depth <= ceil_log(50, max_children as usize) + 1, "{depth} with {max_children}");
             assert!(moves.len() <= most, "{} moves with {max_children}, {depth} deep", moves.len());
