@@ -131,8 +131,8 @@ pub fn line(seed: u64, servers: usize, max_children: usize, masters: usize) -> C
     cluster
 }
 
-/// Runs one storm while masters, of which some lie, propose moves as well. In the end the tree comes to rest, and is no
-/// deeper than it has to be by more than one. Returns how often something was checked.
+/// Runs one storm while masters, of which some lie, propose moves as well. In the end the tree comes to rest. Returns how
+/// often something was checked.
 ///
 /// # Panics
 /// When something does not hold.
@@ -149,8 +149,9 @@ pub fn run_balancing(seed: u64, servers: usize) -> u64 {
 /// # Panics
 /// When moves do not come to an end, or the servers don't stay one tree.
 pub fn settle_balanced(cluster: &mut Cluster) {
-    settle(cluster);
+    // Until they are one tree nobody proposes anything.
     cluster.set_masters([Character::honest(), Character::honest()]);
+    settle(cluster);
     cluster.balance();
     let mut rounds = 0;
     loop {

@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use arborcast_proto::wire::Message;
+use arborcast_tests::promises;
 use arborcast_tests::seeds::for_seeds;
+use arborcast_tests::simulated_masters::Character;
 use arborcast_tests::storm;
 use rand::RngExt as _;
 
@@ -38,6 +40,69 @@ fn a_line_of_50_is_a_shallow_tree_within_a_minute_and_nobody_moves_after_that() 
         cluster.run_for(10 * MINUTE);
         assert_eq!((cluster.parent_changes(), cluster.proposals()), before, "loads come and go, and nobody moves");
         assert_eq!(cluster.most_moving(), 1, "one at a time, also with two masters");
-        println!("{max_children} {masters} {} {:?}", cluster.proposals(), cluster.move_outcomes());
     });
+}
+
+/// Two masters that never talk to each other, and see the tree at different times.
+#[test]
+fn two_masters_with_different_pictures_move_one_server_at_a_time_and_come_to_an_end() {
+    for_seeds(0..10, |seed| {
+        let mut cluster = storm::line(seed, 40, 2, 0);
+        let lag =
+            |cluster: &mut arborcast_tests::cluster::Cluster| Duration::from_millis(cluster.rng.random_range(0..2500));
+        let lags = [Duration::ZERO, lag(&mut cluster)];
+        cluster.set_masters(lags.map(|lag| Character { lag, ..Character::honest() }));
+        cluster.balance();
+        cluster.run_until("the tree is shallow", 3 * MINUTE, |cluster| cluster.depth() <= ceil_log(40, 2) + 1);
+        cluster.run_for(2 * MINUTE);
+        let before = (cluster.parent_changes(), cluster.proposals());
+        cluster.run_for(10 * MINUTE);
+        assert_eq!((cluster.parent_changes(), cluster.proposals()), before);
+        assert_eq!(cluster.most_moving(), 1);
+    });
+}
+
+/// Masters that make up proposals, at all times and for all servers: to anywhere, below each other, at once.
+#[test]
+fn whatever_masters_propose_one_server_moves_at_a_time_and_there_is_one_tree() {
+    for_seeds(0..20, |seed| {
+        let mut cluster = storm::line(seed, 20, 3, 0);
+        cluster.set_masters([Character { lies: 1.0, ..Character::honest() }; 3]);
+        cluster.balance();
+        cluster.run_for(5 * MINUTE);
+        let outcomes = cluster.move_outcomes();
+        assert!(outcomes["moved"] > 5 && outcomes["own_subtree"] > 5 && outcomes["no_gain"] > 5, "{outcomes:?}");
+        assert_eq!(cluster.most_moving(), 1);
+        storm::settle_balanced(&mut cluster);
+        assert!(cluster.depth() <= ceil_log(20, 3) + 1);
+    });
+}
+
+#[test]
+fn a_storm_in_which_masters_propose_moves_ends_in_one_tree_at_rest() {
+    for_seeds(0..60, |seed| assert!(storm::run_balancing(seed, 12) > 20));
+}
+
+/// Publishers and subscribers everywhere, while the line becomes a tree and servers are hurt.
+#[test]
+fn nothing_is_lost_or_doubled_while_servers_move() {
+    for_seeds(0..8, |seed| {
+        let seen = promises::run_balancing(seed, 10, 5);
+        assert!(seen.moves > 0 && seen.delivered > 1000, "{seen:?}");
+    });
+}
+
+/// A server that prefers a parent stays below it, however deep that is.
+#[test]
+fn a_server_stays_below_the_parent_that_it_prefers() {
+    let mut cluster = storm::line(1, 6, 8, 1);
+    let homing = cluster.add_homing_server(8, 5);
+    cluster.run_until("it is home", 2 * MINUTE, |cluster| cluster.is_home(homing));
+    cluster.balance();
+    for _ in 0..600 {
+        cluster.run_for(Duration::from_secs(1));
+        // Those above it move, and take it with them.
+        assert!(cluster.is_home(homing));
+    }
+    assert!(cluster.depth() <= 3);
 }

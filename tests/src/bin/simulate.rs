@@ -48,6 +48,10 @@ struct Cli {
     /// Half of the servers prefer some other one as their parent, and go back to it
     #[arg(long, conflicts_with_all = ["calm", "promises"])]
     homing: bool,
+    /// Masters propose moves through the storm, right ones and made up ones; with --promises, a line of servers becomes a
+    /// shallow tree while everybody publishes
+    #[arg(long, conflicts_with_all = ["calm", "homing", "registrations", "rivals"])]
+    balance: bool,
     /// Register names through the storm
     #[arg(long, conflicts_with_all = ["calm", "promises", "homing", "rivals"])]
     registrations: bool,
@@ -134,6 +138,12 @@ fn work(cli: &Cli, progress: &Progress) {
 
 /// Runs one seed, and returns how much was checked. Panics when something does not hold.
 fn run(cli: &Cli, seed: u64) -> u64 {
+    if cli.promises && cli.balance {
+        return promises::run_balancing(seed, cli.nodes.into(), FAULTS).delivered;
+    }
+    if cli.balance {
+        return storm::run_balancing(seed, cli.nodes.into());
+    }
     if cli.promises {
         return promises::run(seed, cli.nodes.into(), FAULTS).delivered;
     }
@@ -160,6 +170,7 @@ fn replay(cli: &Cli, seed: u64) -> String {
     for (is_on, flag) in [
         (cli.calm, format!(" --calm --minutes {}", cli.minutes)),
         (cli.promises, " --promises".to_owned()),
+        (cli.balance, " --balance".to_owned()),
         (cli.homing, " --homing".to_owned()),
         (cli.registrations, " --registrations".to_owned()),
         (cli.rivals.is_some(), format!(" --rivals {}", cli.rivals.unwrap_or_default())),
