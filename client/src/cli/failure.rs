@@ -42,6 +42,14 @@ pub(crate) enum Failure {
     /// A signal came before everything was acknowledged.
     #[error("interrupted; {taken} of {published} activities were acknowledged")]
     Interrupted { exit_code: u8, taken: u64, published: u64 },
+    /// Masters obey only who has the secret of the tree.
+    #[error(
+        "the secret of the tree is needed: give it with --secret-file, ARBORCAST_SECRET or -s, or only look with --dry-run"
+    )]
+    NoClusterSecret,
+    /// No master has done what it was asked to.
+    #[error("no master does it: {reason}")]
+    NoMaster { reason: String },
     /// What is drawn needs a terminal to be drawn on.
     #[error("this needs a terminal: standard input and standard output must not be redirected")]
     NoTerminal,
@@ -93,6 +101,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::BadAddress(_)
             | Self::BadBench { .. }
+            | Self::NoClusterSecret
             | Self::NoSecret { .. }
             | Self::NoTerminal
             | Self::NoUsername => 2,
@@ -103,6 +112,7 @@ impl Failure {
             | Self::Bench(_)
             | Self::EmptySecretFile { .. }
             | Self::Input(_)
+            | Self::NoMaster { .. }
             | Self::Output(_)
             | Self::Runtime(_)
             | Self::SecretFile { .. }
