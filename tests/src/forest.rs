@@ -153,6 +153,35 @@ impl Forest {
         forest
     }
 
+    /// So many servers in a line, each with room for two children, and masters with these flags, which have not been there
+    /// while the line grew.
+    #[track_caller]
+    pub fn line(masters: usize, servers: usize, flags: &[&str]) -> Self {
+        let mut forest = Self::grow(masters, 1);
+        forest.kill_masters();
+        for place in 1..servers {
+            let above = forest.address(place - 1);
+            forest.join(&NodeBuilder::default().parent(above));
+            forest.wait_until_one_tree();
+        }
+        for (master, address) in forest.masters.iter_mut().zip(&forest.master_addresses) {
+            *master = Some(Master::start_with(*address, flags));
+        }
+        forest
+    }
+
+    /// The depth of the tree as a master sees it; more than that of any tree while it sees several, or not all servers.
+    ///
+    /// # Errors
+    /// When no master answers, in a sentence.
+    pub fn depth(&self) -> Result<u32, String> {
+        let topology = self.master().topology()?;
+        match &topology.fragments[..] {
+            [tree] if tree.nodes as usize == self.awake().len() => Ok(tree.depth),
+            _ => Ok(u32::MAX),
+        }
+    }
+
     /// One more server, started in a special way; its id, the masters and the number of children are filled in.
     #[track_caller]
     pub fn join(&mut self, builder: &NodeBuilder) -> Place {
