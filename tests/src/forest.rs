@@ -128,6 +128,14 @@ impl Forest {
     /// The same, with servers started in a special way; ids, masters and the number of children are filled in.
     #[track_caller]
     pub fn grow_with(masters: usize, servers: usize, builder: &NodeBuilder) -> Self {
+        let mut forest = Self::plant(masters, servers, builder);
+        forest.wait_until_one_tree();
+        forest
+    }
+
+    /// The same, and nobody waits until they are one tree.
+    #[track_caller]
+    fn plant(masters: usize, servers: usize, builder: &NodeBuilder) -> Self {
         let masters: Vec<Master> = (0..masters).map(|_| Master::start()).collect();
         let master_addresses: Vec<SocketAddr> = masters.iter().map(Master::address).collect();
         let builder = master_addresses.iter().fold(builder.clone(), |builder, master| builder.flag("--master", master));
@@ -149,7 +157,6 @@ impl Forest {
         for place in 0..servers {
             forest.start(place);
         }
-        forest.wait_until_one_tree();
         forest
     }
 
@@ -157,7 +164,7 @@ impl Forest {
     /// while the line grew.
     #[track_caller]
     pub fn line(masters: usize, servers: usize, flags: &[&str]) -> Self {
-        let mut forest = Self::grow(masters, 1);
+        let mut forest = Self::plant(masters, 1, &NodeBuilder::default());
         forest.kill_masters();
         for place in 1..servers {
             let above = forest.address(place - 1);
