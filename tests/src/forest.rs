@@ -160,19 +160,15 @@ impl Forest {
         forest
     }
 
-    /// So many servers in a line, each with room for two children, and masters with these flags, which have not been there
-    /// while the line grew.
+    /// So many servers in a line, each with room for two children, and masters that are dead.
     #[track_caller]
-    pub fn line(masters: usize, servers: usize, flags: &[&str]) -> Self {
+    pub fn line(masters: usize, servers: usize) -> Self {
         let mut forest = Self::plant(masters, 1, &NodeBuilder::default());
         forest.kill_masters();
         for place in 1..servers {
             let above = forest.address(place - 1);
             forest.join(&NodeBuilder::default().parent(above));
             forest.wait_until_one_tree();
-        }
-        for (master, address) in forest.masters.iter_mut().zip(&forest.master_addresses) {
-            *master = Some(Master::start_with(*address, flags));
         }
         forest
     }
@@ -330,8 +326,14 @@ impl Forest {
     /// Starts all masters that are dead again, at their old addresses. They know nothing.
     #[track_caller]
     pub fn restart_masters(&mut self) {
+        self.restart_masters_with(&[]);
+    }
+
+    /// The same, with these flags.
+    #[track_caller]
+    pub fn restart_masters_with(&mut self, flags: &[&str]) {
         for (master, address) in self.masters.iter_mut().zip(&self.master_addresses) {
-            master.get_or_insert_with(|| Master::start_at(*address));
+            master.get_or_insert_with(|| Master::start_with(*address, flags));
         }
     }
 

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn receive(mut subscriber: Subscriber, got: Arc<Mutex<u64>>) {
 
 #[test]
 fn a_line_becomes_shallow_while_somebody_publishes_and_nobody_misses_anything() {
-    let mut forest = Forest::line(2, 8, &[]);
+    let mut forest = Forest::line(2, 8);
     forest.dismiss_clients();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let options = Options::default();
@@ -63,21 +63,32 @@ fn a_line_becomes_shallow_while_somebody_publishes_and_nobody_misses_anything() 
     }
     let (publisher, stop) = (publishers.pop().unwrap(), Arc::new(AtomicBool::new(false)));
     let is_over = Arc::clone(&stop);
+    let published = Arc::<AtomicU64>::default();
+    let counter = Arc::clone(&published);
     let publishing = runtime.spawn(async move {
         while !is_over.load(Ordering::Relaxed) {
             let number = publisher.published();
             publisher.publish(&Activity::parse(&format!(r#"{{"number":{number}}}"#)).unwrap()).await.unwrap();
+            counter.store(publisher.published(), Ordering::Relaxed);
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         timeout(PATIENCE, publisher.flush()).await.expect("all is acknowledged").unwrap();
         assert_eq!(publisher.taken(), publisher.published());
         publisher.published()
     });
-    assert!(forest.depth().unwrap() > SHALLOW || publishers.len() == 15);
+    let wait_for_more = || {
+        let before = published.load(Ordering::Relaxed);
+        wait::until(PATIENCE, || match published.load(Ordering::Relaxed) {
+            now if now > before + 100 => Ok(()),
+            now => Err(format!("{now} published")),
+        });
+    };
+    wait_for_more();
+    forest.restart_masters();
     wait_until_shallow(&forest);
+    wait_for_more();
     stop.store(true, Ordering::Relaxed);
     let published = runtime.block_on(publishing).unwrap();
-    assert!(published > 100, "{published}");
     wait::until(PATIENCE, || {
         let got: Vec<u64> = receivers.iter().map(|(got, _)| *got.lock().unwrap()).collect();
         if got.iter().all(|got| *got == published) { Ok(()) } else { Err(format!("{got:?} of {published}")) }
@@ -95,7 +106,8 @@ fn rebalance(forest: &Forest, arguments: &[&str]) -> Process {
 
 #[test]
 fn without_balancing_a_line_stays_until_an_operator_with_the_secret_asks() {
-    let forest = Forest::line(1, 8, &["--no-balance"]);
+    let mut forest = Forest::line(1, 8);
+    forest.restart_masters_with(&["--no-balance"]);
     wait::until(PATIENCE, || match forest.depth()? {
         7 => Ok(()),
         depth => Err(format!("the depth is {depth}")),
