@@ -1,8 +1,8 @@
 //! A large tree in virtual time: how it forms, what it costs while nothing happens, and how it heals.
 //!
-//! Clients are counted, not simulated: each goes to a live server with the fewest, as masters would send it. (Each server
-//! would have to know the loads of all others to place a hundred thousand sessions one by one, and the messages that are
-//! counted here are those between servers.)
+//! Clients are counted, not simulated: each goes to a live server with the fewest, as masters would send it. (Each
+//! server would have to know the loads of all others to place a hundred thousand sessions one by one, and the messages
+//! that are counted here are those between servers.)
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -55,7 +55,9 @@ pub struct Heal {
     pub orphans: usize,
     /// How long it took until all were one tree.
     pub took: Duration,
-    /// How many messages crossed links meanwhile and in the calm after it, over those of a time in which nothing happens.
+    /// How many announcements crossed links meanwhile and in the calm after it.
+    pub announcements: u64,
+    /// How many other messages, over those of a time in which nothing happens.
     pub messages: u64,
     /// How many clients went to other servers.
     pub clients: usize,
@@ -70,8 +72,10 @@ pub struct Seen {
     pub messages_to_form: u64,
     /// Messages a second over all links while nothing happens, by command.
     pub idle: BTreeMap<&'static str, f64>,
-    /// Depth after forming, and at the end.
-    pub depth: (usize, usize),
+    /// Depth after forming, after the last fault, and at the end.
+    pub depth: [usize; 3],
+    /// How long masters proposed moves after the last fault, and how many servers moved.
+    pub balanced: (Duration, u64),
     /// Most children of one server, at the end.
     pub fan_out: usize,
     /// What happened to servers.
@@ -129,31 +133,32 @@ pub fn run(plan: &Plan, mut say: impl FnMut(&str)) -> Seen {
         }
     }
     wait_until_one_tree(&mut cluster);
-    let (formed, messages_to_form) = (cluster.elapsed(), messages(&cluster));
+    let (announcements, others) = messages(&cluster);
+    let (formed, messages_to_form) = (cluster.elapsed(), announcements + others);
     say(&format!("one tree after {:.1} s, {messages_to_form} messages", formed.as_secs_f64()));
-    // Until nobody moves any more.
-    let mut before = u64::MAX;
-    while std::mem::replace(&mut before, cluster.parent_changes()) != cluster.parent_changes() {
-        cluster.run_for(CALM);
-    }
+    balance(&mut cluster);
     let mut crowd = Crowd::new(plan.servers);
     crowd.add(plan.clients);
     let idle = idle(&mut cluster);
     say("counted what it costs while nothing happens");
     let formed_depth = cluster.depth();
-    let per_second: f64 = idle.values().sum();
+    let others = idle.iter().filter(|(command, _)| **command != "SERVER_ANNOUNCE");
+    let per_second: f64 = others.map(|(_, rate)| rate).sum();
     let mut heals = Vec::new();
     for fault in 1..=plan.faults {
         let heal = kill(&mut cluster, &mut crowd, fault == plan.faults, per_second);
         say(&format!("{heal:?}"));
         heals.push(heal);
     }
+    let (damaged, began, before) = (cluster.depth(), cluster.elapsed(), moved(&cluster));
+    let balanced = (balance(&mut cluster).saturating_sub(began), moved(&cluster) - before);
     let live = || (0..cluster.servers()).filter(|server| cluster.is_alive(*server));
     Seen {
         formed,
         messages_to_form,
         idle,
-        depth: (formed_depth, cluster.depth()),
+        depth: [formed_depth, damaged, cluster.depth()],
+        balanced,
         fan_out: live().map(|server| cluster.children(server).0).max().unwrap_or(0),
         heals,
         loads: (crowd.by_load.first().map_or(0, |(load, _)| *load), crowd.by_load.last().map_or(0, |(load, _)| *load)),
@@ -168,8 +173,28 @@ fn wait_until_one_tree(cluster: &mut Cluster) {
     }
 }
 
-fn messages(cluster: &Cluster) -> u64 {
-    cluster.invariants.control_messages.values().map(|(count, _)| count).sum()
+/// Waits until nobody has moved for a while, and says when somebody did last.
+fn balance(cluster: &mut Cluster) -> Duration {
+    let mut last = cluster.elapsed();
+    let mut before = cluster.parent_changes();
+    while cluster.elapsed() < last + CALM {
+        cluster.run_for(LOOK);
+        if std::mem::replace(&mut before, cluster.parent_changes()) != cluster.parent_changes() {
+            last = cluster.elapsed();
+        }
+    }
+    last
+}
+
+fn moved(cluster: &Cluster) -> u64 {
+    cluster.move_outcomes().get("moved").copied().unwrap_or_default()
+}
+
+/// Announcements, and other messages.
+fn messages(cluster: &Cluster) -> (u64, u64) {
+    let counts = &cluster.invariants.control_messages;
+    let announcements = counts.get("SERVER_ANNOUNCE").map_or(0, |(count, _)| *count);
+    (announcements, counts.values().map(|(count, _)| count).sum::<u64>() - announcements)
 }
 
 fn idle(cluster: &mut Cluster) -> BTreeMap<&'static str, f64> {
@@ -200,6 +225,7 @@ fn kill(cluster: &mut Cluster, crowd: &mut Crowd, the_root: bool, idle_per_secon
     let took = cluster.elapsed() - began;
     cluster.run_for(CALM);
     let expected = (idle_per_second * (cluster.elapsed() - began).as_secs_f64()) as u64;
-    let messages = (messages(cluster) - before).saturating_sub(expected);
-    Heal { was_root: the_root, orphans, took, messages, clients }
+    let (announcements, others) = messages(cluster);
+    let messages = (others - before.1).saturating_sub(expected);
+    Heal { was_root: the_root, orphans, took, announcements: announcements - before.0, messages, clients }
 }

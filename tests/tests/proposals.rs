@@ -1,5 +1,5 @@
-//! What one server makes of a proposal to move (protocol, Balance), and what a root makes of the question. Whole trees are in
-//! `balance.rs`.
+//! What one server makes of a proposal to move (protocol, Balance), and what a root makes of the question. Whole trees
+//! are in `balance.rs`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;

@@ -52,8 +52,8 @@ struct Cli {
     /// Half of the servers prefer some other one as their parent, and go back to it
     #[arg(long, conflicts_with_all = ["calm", "promises"])]
     homing: bool,
-    /// Masters propose moves through the storm, right ones and made up ones; with --promises, a line of servers becomes a
-    /// shallow tree while everybody publishes
+    /// Masters propose moves through the storm, right ones and made up ones; with --promises, a line of servers becomes
+    /// a shallow tree while everybody publishes
     #[arg(long, conflicts_with_all = ["calm", "homing", "registrations", "rivals"])]
     balance: bool,
     /// Register names through the storm
@@ -65,8 +65,8 @@ struct Cli {
     /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
     #[arg(long)]
     calm: bool,
-    /// One large tree: how it forms, what it costs while nothing happens, and how it heals when servers are killed. Prints a
-    /// table, and runs the first seed only
+    /// One large tree: how it forms, what it costs while nothing happens, and how it heals when servers are killed.
+    /// Prints a table, and runs the first seed only
     #[arg(long, conflicts_with_all = ["balance", "calm", "homing", "promises", "registrations", "rivals"])]
     crowd: bool,
     /// Clients of the large tree
@@ -158,9 +158,13 @@ fn show_crowd(cli: &Cli, start: Instant) {
         seen.formed.as_secs_f64(),
         seen.messages_to_form
     );
+    let [formed, damaged, balanced] = seen.depth;
+    println!("| depth: formed, after the last fault, balanced | {formed}, {damaged}, {balanced} |");
+    println!("| most children | {} |", seen.fan_out);
     println!(
-        "| depth, after forming and at the end; most children | {}, {}; {} |",
-        seen.depth.0, seen.depth.1, seen.fan_out
+        "| masters balance the tree after the last fault | {:.1} s, {} moves |",
+        seen.balanced.0.as_secs_f64(),
+        seen.balanced.1
     );
     for (command, rate) in &seen.idle {
         println!("| idle: {command} over all links | {rate:.0} a second |");
@@ -182,7 +186,8 @@ fn show_crowd(cli: &Cli, start: Instant) {
         );
         let mean = |of: fn(&crowd::Heal) -> u64| heals.iter().map(|heal| of(heal)).sum::<u64>() / heals.len() as u64;
         println!(
-            "| messages for it, beyond those of an idle tree; orphans; clients that go elsewhere (means) | {}; {}; {} |",
+            "| for it, means: announcements; others beyond those of an idle tree; orphans; clients | {}; {}; {}; {} |",
+            mean(|heal| heal.announcements),
             mean(|heal| heal.messages),
             mean(|heal| heal.orphans as u64),
             mean(|heal| heal.clients as u64)
