@@ -59,6 +59,9 @@ pub struct Cli {
     /// For how long after the start to say that not everybody may be known: the nodes' heartbeat interval
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = warm_up)]
     warm_up: Duration,
+    /// Don't propose moves that make the tree shallower; `arborcast rebalance` still does
+    #[arg(long)]
+    no_balance: bool,
     /// Most nodes at one time
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_nodes: u32,
@@ -117,7 +120,7 @@ impl Cli {
         }
         let defaults = Settings::new(Secret::from(secret));
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
-        let settings = Settings { warm_up: self.warm_up, bounds, ..defaults };
+        let settings = Settings { warm_up: self.warm_up, balances: !self.no_balance, bounds, ..defaults };
         let (host, port) = self.listen;
         let tls = self.tls.settings(None);
         let (http, peer_pages) = (self.http, self.peer_page);
@@ -201,6 +204,7 @@ mod tests {
         let Parsed { host, port, settings, .. } = read("-s x").unwrap();
         assert_eq!((host.as_str(), port), ("127.0.0.1", 7100));
         assert_eq!(settings.warm_up, Duration::from_secs(2));
+        assert!(settings.balances && !read("-s x --no-balance").unwrap().settings.balances);
         assert_eq!(settings.secret, "x".into());
         assert_ne!(settings.master_id, read("-s x").unwrap().settings.master_id, "each start has its own id");
     }

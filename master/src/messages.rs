@@ -8,11 +8,13 @@ use arborcast_proto::registry as pb;
 use tonic::Status;
 
 use crate::registry::Picture;
+use crate::topology::balance::{Proposal, TreePlan};
 use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::changes::Change;
 use crate::topology::faults::{Fault, FaultKind};
 use crate::topology::forest::{NodeView, Tree};
-use crate::topology::{FragmentKey, Incarnation, NodeId, Report, State};
+use crate::topology::plan::Move;
+use crate::topology::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State};
 
 const MAX_ID: usize = 128;
 const MAX_HOSTNAME: usize = 255;
@@ -59,6 +61,7 @@ pub(crate) fn report(message: pb::NodeReport, master_id: &str) -> Result<Report,
         activities: message.activities,
         settled_tickets: of_this_master.map_or(0, |settled| settled.count),
         masters: message.masters,
+        move_answer: message.move_answer.map(move_answer).transpose()?,
     })
 }
 
@@ -137,6 +140,81 @@ fn invalid(field: &str, why: impl std::fmt::Display) -> Status {
     Status::invalid_argument(format!("{field} {why}"))
 }
 
+fn move_answer(message: pb::MoveAnswer) -> Result<MoveAnswer, Status> {
+    let (outcome, name) = move_outcome(message.outcome());
+    Ok(MoveAnswer {
+        number: message.number,
+        target: node_id("move_answer.target_id", message.target_id)?,
+        parent: node_id("move_answer.parent_id", message.parent_id)?,
+        outcome,
+        name,
+    })
+}
+
+/// What an outcome means for a master, and what it is called.
+fn move_outcome(outcome: pb::MoveOutcome) -> (MoveOutcome, &'static str) {
+    match outcome {
+        pb::MoveOutcome::Moved => (MoveOutcome::Moved, "moved"),
+        pb::MoveOutcome::Busy => (MoveOutcome::NotNow, "busy"),
+        pb::MoveOutcome::NotAttached => (MoveOutcome::NotNow, "not_attached"),
+        pb::MoveOutcome::OutOfDate => (MoveOutcome::NotNow, "out_of_date"),
+        pb::MoveOutcome::TreeBusy => (MoveOutcome::NotNow, "tree_busy"),
+        pb::MoveOutcome::Unsettled => (MoveOutcome::NotNow, "unsettled"),
+        pb::MoveOutcome::Unspecified => (MoveOutcome::NodeWontMove, "unknown"),
+        pb::MoveOutcome::Draining => (MoveOutcome::NodeWontMove, "draining"),
+        pb::MoveOutcome::NoGain => (MoveOutcome::NodeWontMove, "no_gain"),
+        pb::MoveOutcome::OwnSubtree => (MoveOutcome::NodeWontMove, "own_subtree"),
+        pb::MoveOutcome::PreferredParent => (MoveOutcome::NodeWontMove, "preferred_parent"),
+        pb::MoveOutcome::Failed => (MoveOutcome::TargetWontTake, "failed"),
+        pb::MoveOutcome::Refused => (MoveOutcome::TargetWontTake, "refused"),
+        pb::MoveOutcome::Unreachable => (MoveOutcome::TargetWontTake, "unreachable"),
+    }
+}
+
+fn move_answer_message(answer: &MoveAnswer) -> pb::MoveAnswer {
+    let outcome = format!("MOVE_OUTCOME_{}", answer.name.to_uppercase());
+    pb::MoveAnswer {
+        number: answer.number,
+        target_id: answer.target.to_string(),
+        parent_id: answer.parent.to_string(),
+        outcome: pb::MoveOutcome::from_str_name(&outcome).unwrap_or_default().into(),
+    }
+}
+
+/// A proposal as advice.
+pub(crate) fn proposal(proposal: Proposal) -> pb::MoveProposal {
+    pb::MoveProposal {
+        target: Some(candidate(proposal.target)),
+        parent_id: proposal.parent.to_string(),
+        relieves_parent: proposal.relieves_parent,
+    }
+}
+
+/// A plan for one tree.
+pub(crate) fn tree_plan(plan: TreePlan) -> pb::TreePlan {
+    pb::TreePlan {
+        root_id: plan.tree.root.to_string(),
+        nodes: u32::try_from(plan.tree.nodes).unwrap_or(u32::MAX),
+        depth: plan.tree.depth,
+        least_depth: plan.least_depth,
+        depth_after: plan.depth_after,
+        moves: plan.moves.into_iter().map(planned_move).collect(),
+        waits_for: plan.waits_for.map(|obstacle| obstacle.to_string()).unwrap_or_default(),
+    }
+}
+
+fn planned_move(planned: Move) -> pb::PlannedMove {
+    pb::PlannedMove {
+        node_id: planned.node.to_string(),
+        from_id: planned.from.to_string(),
+        to_id: planned.to.to_string(),
+        depth_before: planned.depth_before,
+        depth_after: planned.depth_after,
+        nodes: planned.nodes,
+        relieves_parent: planned.relieves_parent,
+    }
+}
+
 /// Candidates as advice, or as an answer.
 pub(crate) fn candidates(candidates: Vec<Candidate>) -> Vec<pb::Candidate> {
     candidates.into_iter().map(candidate).collect()
@@ -160,6 +238,7 @@ pub(crate) fn advice_kind(kind: &pb::advice::Kind) -> &'static str {
         pb::advice::Kind::Welcome(_) => "welcome",
         pb::advice::Kind::Fragment(_) => "fragment",
         pb::advice::Kind::Drain(_) => "drain",
+        pb::advice::Kind::Move(_) => "move",
     }
 }
 
@@ -234,6 +313,7 @@ fn report_message(report: &Report) -> pb::NodeReport {
         load: report.load,
         state: state_message(report.state).into(),
         heartbeat_interval_ms: u32::try_from(report.heartbeat_interval.as_millis()).unwrap_or(u32::MAX),
+        move_answer: report.move_answer.as_ref().map(move_answer_message),
         activities: report.activities,
         settled_tickets: Vec::new(),
         masters: report.masters,
@@ -309,6 +389,12 @@ mod tests {
             activities: 11,
             settled_tickets: Vec::new(),
             masters: 2,
+            move_answer: Some(pb::MoveAnswer {
+                number: 3,
+                target_id: "t".into(),
+                parent_id: "p".into(),
+                outcome: pb::MoveOutcome::PreferredParent.into(),
+            }),
         }
     }
 

@@ -237,6 +237,7 @@ pub(crate) fn text(registry: &Registry, open: Open) -> Result<String, fmt::Error
     let picture = registry.picture();
     register_counted(registry.metrics(), &mut metrics);
     registry.assignments.register(&mut metrics);
+    register_balance(registry, &mut metrics);
     register_open(registry, open, &mut metrics);
     register_nodes(&picture, &mut metrics);
     register_places(&picture, registry.metrics(), &mut metrics);
@@ -311,6 +312,18 @@ fn register_open(registry: &Registry, open: Open, metrics: &mut Metricset) {
         counted.get_or_create(&Outcome { outcome }).inc_by(times);
     }
     metrics.register("tls_handshakes", "TLS handshakes of those who connected, by how they ended", counted);
+}
+
+fn register_balance(registry: &Registry, metrics: &mut Metricset) {
+    let counts = registry.balance_counts();
+    let proposed = Counter::<u64>::default();
+    proposed.inc_by(counts.proposed);
+    metrics.register("moves_proposed", "Moves that this master proposed to make a tree shallower", proposed);
+    let outcomes = Family::<Outcome, Counter>::default();
+    for (outcome, number) in counts.outcomes {
+        outcomes.get_or_create(&Outcome { outcome }).inc_by(number);
+    }
+    metrics.register("move_outcomes", "What became of the moves that this master proposed", outcomes);
 }
 
 fn register_nodes(picture: &Picture, metrics: &mut Metricset) {

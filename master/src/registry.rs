@@ -1,6 +1,7 @@
 //! The topology and the streams that own it, shared by all calls.
 //!
-//! There is one lock, and nothing is awaited and nothing is sent to a peer that could block while it is held.
+//! There is one lock for them and one for what is proposed to them. Neither is taken while the other is held, and nothing is
+//! awaited and nothing is sent to a peer that could block meanwhile.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,16 @@ use std::time::{Duration, Instant, SystemTime};
 use arborcast_proto::registry::{Advice, Drain, Welcome, advice};
 use tokio::sync::Notify;
 use tonic::Status;
+use tracing::info;
 
 use crate::admission::Assignments;
 use crate::messages;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::topology::assignment::Assigned;
+use crate::topology::balance::{BalanceCounts, Balancer, Proposal, TreePlan};
 use crate::topology::candidates::{Asker, Candidate};
+use crate::topology::forest::Forest;
 use crate::topology::{DrainRefusal, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
 
 /// What one master knows.
@@ -26,7 +30,9 @@ pub(crate) struct Registry {
     master_id: String,
     started: Instant,
     warm_up: Duration,
+    balances: bool,
     state: Mutex<State>,
+    balancer: Mutex<Balancer>,
     changed: Notify,
     page_changed: Notify,
     metrics: Metrics,
@@ -56,14 +62,16 @@ pub(crate) struct Picture {
 
 impl Registry {
     /// Knows nobody, and starts to warm up.
-    pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits) -> Self {
+    pub(crate) fn new(master_id: String, warm_up: Duration, balances: bool, limits: Limits) -> Self {
         let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
         Self {
             assignments: Assignments::default(),
             master_id,
             started: Instant::now(),
             warm_up,
+            balances,
             state: Mutex::new(state),
+            balancer: Mutex::default(),
             changed: Notify::new(),
             page_changed: Notify::new(),
             metrics: Metrics::default(),
@@ -188,6 +196,53 @@ impl Registry {
         self.lock().topology.assign(leave_out, Instant::now(), &mut rand::rng())
     }
 
+    /// Whether moves are proposed without an operator's wish.
+    pub(crate) fn balances(&self) -> bool {
+        self.balances
+    }
+
+    /// Proposes what would make the trees shallower, and says when to look again if nothing changes before. A master that
+    /// may not know everybody proposes nothing.
+    pub(crate) fn balance(&self, picture: &Picture, forest: &Forest<'_>) -> Option<Instant> {
+        if picture.warming {
+            return Some(self.started + self.warm_up);
+        }
+        let mut balancer = self.balancer();
+        let proposals = balancer.look(forest, self.balances, picture.now);
+        let next_look = balancer.next_look(picture.now);
+        drop(balancer);
+        for proposal in proposals {
+            self.propose(proposal);
+        }
+        next_look
+    }
+
+    fn propose(&self, proposal: Proposal) {
+        let (stream, node) = (proposal.stream, proposal.node.clone());
+        info!(%node, from = %proposal.parent, to = %proposal.target.id, "proposing a move");
+        let advice = Advice { kind: Some(advice::Kind::Move(messages::proposal(proposal))) };
+        if !self.advise(stream, advice) {
+            self.balancer().forget(&node);
+        }
+    }
+
+    /// What would make the trees shallower.
+    pub(crate) fn plan(&self, picture: &Picture) -> Vec<TreePlan> {
+        let balancer = self.balancer().clone();
+        balancer.plan(&picture.topology.forest(picture.now), picture.now)
+    }
+
+    /// An operator wants the trees to be made shallower now.
+    pub(crate) fn rebalance(&self) {
+        self.balancer().request(Instant::now());
+        self.announce();
+    }
+
+    /// What has been proposed so far.
+    pub(crate) fn balance_counts(&self) -> BalanceCounts {
+        self.balancer().counts().clone()
+    }
+
     /// Asks a node to drain. None if its stream does not take it.
     ///
     /// # Errors
@@ -204,6 +259,10 @@ impl Registry {
         }
         self.announce();
         Ok(is_told.then_some(registered))
+    }
+
+    fn balancer(&self) -> MutexGuard<'_, Balancer> {
+        self.balancer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Each change is one assignment or one map operation, so what a panicking thread leaves is still whole.
@@ -238,6 +297,7 @@ mod tests {
             load: 0,
             state: State::Live,
             heartbeat_interval: Duration::from_secs(60),
+            move_answer: None,
             activities: 0,
             settled_tickets: 0,
             masters: 0,
@@ -246,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_node_that_reads_nothing_is_not_taken_to_be_draining() {
-        let registry = Registry::new("m".into(), Duration::ZERO, Limits::default());
+        let registry = Registry::new("m".into(), Duration::ZERO, true, Limits::default());
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (outbox, _unread) = outbox(1, permit);
         let stream = registry.open_stream(outbox.clone());

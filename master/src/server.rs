@@ -72,8 +72,8 @@ pub async fn serve_with_page<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let Settings { master_id, secret, warm_up, bounds } = settings;
-    let registry = Arc::new(Registry::new(master_id, warm_up, bounds.topology));
+    let Settings { master_id, secret, warm_up, balances, bounds } = settings;
+    let registry = Arc::new(Registry::new(master_id, warm_up, balances, bounds.topology));
     let (newcomers, watchers) = mpsc::channel(NEWCOMERS);
     let tasks = TaskTracker::new();
     let tickets = TicketOffice::new(&secret, registry.master_id().to_owned());
@@ -88,7 +88,7 @@ where
     let routes = routes(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
     let routes = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(&registry), metrics::count));
 
-    info!(master = registry.master_id(), ?warm_up, "serving");
+    info!(master = registry.master_id(), ?warm_up, balances, "serving");
     tasks.spawn(Announcer::new(registry, watchers).run(stop.clone()));
     tasks.spawn(health::follow(reporter, warm_up, stop.clone()));
     tasks.close();

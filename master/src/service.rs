@@ -176,6 +176,23 @@ impl RegistryService for Service {
         }))
     }
 
+    async fn rebalance(
+        &self,
+        request: Request<pb::RebalanceRequest>,
+    ) -> Result<Response<pb::RebalanceResponse>, Status> {
+        if !request.get_ref().dry_run {
+            self.authorizer.check(request.metadata())?;
+            self.registry.rebalance();
+            info!("asked to balance the trees");
+        }
+        let picture = self.registry.picture();
+        Ok(Response::new(pb::RebalanceResponse {
+            trees: self.registry.plan(&picture).into_iter().map(messages::tree_plan).collect(),
+            warming: picture.warming,
+            balances: self.registry.balances(),
+        }))
+    }
+
     async fn drain_node(
         &self,
         request: Request<pb::DrainNodeRequest>,

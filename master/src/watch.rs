@@ -1,4 +1,4 @@
-//! Tells watchers and roots what has changed.
+//! Tells watchers and roots what has changed, and nodes where they would be better placed.
 //!
 //! One task compares the registry with what it was before, at most every [`PACE`], so that a flood of reports becomes a
 //! trickle of changes. It never waits for a watcher or a node: who has no room left for a change is ended.
@@ -115,7 +115,8 @@ impl Announcer {
         self.watchers.extend(newcomers.filter(|watcher| keeps_up(&self.registry, watcher, &first)));
         let has_advice = self.advise(&picture, &forest);
         let silence = picture.topology.next_silence(picture.now).unwrap_or(picture.now + IDLE);
-        if has_advice { silence.min(picture.now + LOOK_AGAIN) } else { silence }
+        let wake = silence.min(self.registry.balance(&picture, &forest).unwrap_or(silence));
+        if has_advice { wake.min(picture.now + LOOK_AGAIN) } else { wake }
     }
 
     /// Tells roots of fragments with smaller keys. Says whether there is anybody to tell.

@@ -220,6 +220,8 @@ impl Observation {
         let refused = counters.link_refusals.iter().map(|(reason, number)| (*reason, *number));
         let help = "Servers that wanted to be children and were refused, by why";
         out.counters("attachments_refused", help, "reason", refused)?;
+        let moves = counters.moves.iter().map(|(outcome, number)| (*outcome, *number));
+        out.counters("moves", "Proposals of masters to move, by what became of them", "outcome", moves)?;
         self.encode_heals(out)
     }
 

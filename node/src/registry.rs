@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arborcast_core::{Config, TreeView};
+use arborcast_core::{Config, MoveAnswer, MoveOutcome, MoveProposal, TreeView};
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
-    Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState, SettledTickets,
+    self as pb, Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState, SettledTickets,
 };
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{FragmentKey, Reign};
@@ -276,6 +276,10 @@ impl Client {
                 Some(Kind::Fragment(other)) => {
                     Inbound::Advised { candidates: in_turns(vec![targets(other.candidates)]) }
                 }
+                Some(Kind::Move(message)) => match proposal(message) {
+                    Some(proposal) => Inbound::MoveProposed(proposal),
+                    None => continue,
+                },
                 Some(Kind::Drain(_)) => {
                     info!(master = self.address, "asked to drain");
                     Inbound::Drain
@@ -357,6 +361,7 @@ fn report(template: &NodeReport, view: &TreeView) -> NodeReport {
         load: view.load as u64,
         settled_tickets: settled_tickets(view),
         state: state.into(),
+        move_answer: view.move_answer.as_ref().map(move_answer),
         ..template.clone()
     }
 }
@@ -379,11 +384,49 @@ fn reported_key(key: &FragmentKey) -> ReportedKey {
 }
 
 fn targets(candidates: Vec<Candidate>) -> Vec<Target> {
-    let target = |candidate: Candidate| {
-        let port = u16::try_from(candidate.port).ok()?;
-        Some(Target { id: candidate.node_id, hostname: candidate.hostname, port })
-    };
     candidates.into_iter().filter_map(target).collect()
+}
+
+fn target(candidate: Candidate) -> Option<Target> {
+    let port = u16::try_from(candidate.port).ok()?;
+    Some(Target { id: candidate.node_id, hostname: candidate.hostname, port })
+}
+
+fn key(reported: ReportedKey) -> FragmentKey {
+    let reign = if reported.unsettled { Reign::Unsettled } else { reported.reign.into() };
+    FragmentKey { reign, root: reported.root_id }
+}
+
+/// What a master proposes, if it is whole.
+fn proposal(message: pb::MoveProposal) -> Option<MoveProposal> {
+    let mut candidate = message.target?;
+    let key = key(candidate.key.take()?);
+    let (parent, relieves_parent) = (message.parent_id, message.relieves_parent);
+    Some(MoveProposal { target: target(candidate)?, key, parent, relieves_parent })
+}
+
+fn move_answer(answer: &MoveAnswer) -> pb::MoveAnswer {
+    let outcome = match answer.outcome {
+        MoveOutcome::Moved => pb::MoveOutcome::Moved,
+        MoveOutcome::Busy => pb::MoveOutcome::Busy,
+        MoveOutcome::Draining => pb::MoveOutcome::Draining,
+        MoveOutcome::Failed => pb::MoveOutcome::Failed,
+        MoveOutcome::NoGain => pb::MoveOutcome::NoGain,
+        MoveOutcome::NotAttached => pb::MoveOutcome::NotAttached,
+        MoveOutcome::OutOfDate => pb::MoveOutcome::OutOfDate,
+        MoveOutcome::OwnSubtree => pb::MoveOutcome::OwnSubtree,
+        MoveOutcome::PreferredParent => pb::MoveOutcome::PreferredParent,
+        MoveOutcome::Refused => pb::MoveOutcome::Refused,
+        MoveOutcome::TreeBusy => pb::MoveOutcome::TreeBusy,
+        MoveOutcome::Unreachable => pb::MoveOutcome::Unreachable,
+        MoveOutcome::Unsettled => pb::MoveOutcome::Unsettled,
+    };
+    pb::MoveAnswer {
+        number: answer.number,
+        target_id: answer.target.clone(),
+        parent_id: answer.parent.clone(),
+        outcome: outcome.into(),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use arborcast_core::{
     Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
     RootReason, UserChange, View,
 };
+use arborcast_master::topology::balance::Balancer;
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
 use arborcast_proto::wire::{Activity, Credentials, Message, Secret, UserRecord};
 use bytes::{Bytes, BytesMut};
@@ -78,6 +79,10 @@ pub struct Cluster {
     /// Whether servers have begun to report to masters.
     is_reporting: bool,
     parent_changes: u64,
+    /// How many moves masters have proposed.
+    proposals: u64,
+    /// How many servers were on their way to a proposed parent at the same time.
+    most_moving: usize,
     /// The last line that was sent, read: a flood sends the same one over many wires.
     last_line: Option<(Bytes, Rc<ReceivedLine>)>,
     /// What must hold whatever happens.
@@ -211,6 +216,8 @@ impl Cluster {
             masters: vec![SimulatedMaster::new(Character { lies: 0.5, ..Character::honest() })],
             is_reporting: false,
             parent_changes: 0,
+            proposals: 0,
+            most_moving: 0,
             last_line: None,
             invariants: Invariants::default(),
         }
@@ -249,6 +256,12 @@ impl Cluster {
     pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
         let extensions = self.extensions(max_children);
         self.add_extended_server_with(extensions)
+    }
+
+    /// The same, and it asks the server at this address first, if one is given.
+    pub fn add_extended_server_below(&mut self, max_children: usize, parent: Option<(String, u16)>) -> ServerIndex {
+        let extensions = Extensions { parent, ..self.extensions(max_children) };
+        self.start_extended(extensions, Duration::from_secs(20))
     }
 
     /// The same, and it goes back below the server at the place `preferred` whenever that would take it in.
@@ -293,6 +306,38 @@ impl Cluster {
     /// Adds a master.
     pub fn add_master(&mut self, character: Character) {
         self.masters.push(SimulatedMaster::new(character));
+    }
+
+    /// From now on the masters propose moves that make trees shallower, as real ones do. One that lies makes some up.
+    pub fn balance(&mut self) {
+        for master in &mut self.masters {
+            master.balancer = Some(Balancer::default());
+        }
+    }
+
+    /// How many moves masters have proposed.
+    pub fn proposals(&self) -> u64 {
+        self.proposals
+    }
+
+    /// How many servers were on their way to a proposed parent at the same time, at most.
+    pub fn most_moving(&self) -> usize {
+        self.most_moving
+    }
+
+    /// What became of proposals at all servers, by name.
+    pub fn move_outcomes(&self) -> BTreeMap<&'static str, u64> {
+        let mut outcomes = BTreeMap::new();
+        for (outcome, number) in self.servers.iter().flat_map(|server| server.core.status().counters.moves) {
+            *outcomes.entry(outcome).or_default() += number;
+        }
+        outcomes
+    }
+
+    /// The largest distance of a live server from its root.
+    pub fn depth(&self) -> usize {
+        let above = |server: ServerIndex| std::iter::successors(self.parent(server), |at| self.parent(*at)).count();
+        (0..self.servers.len()).filter(|server| self.is_alive(*server)).map(above).max().unwrap_or(0)
     }
 
     /// How many masters there are, dead ones included.
@@ -814,6 +859,11 @@ impl Cluster {
         self.clients.len()
     }
 
+    /// How much virtual time has passed.
+    pub fn elapsed(&self) -> Duration {
+        self.now - self.began
+    }
+
     /// How many servers there are.
     pub fn servers(&self) -> usize {
         self.servers.len()
@@ -1022,6 +1072,8 @@ impl Cluster {
             if std::mem::replace(&mut entry.parent, parent) != parent {
                 self.parent_changes += 1;
                 self.check_cycle(server);
+                let is_moving = |server: &&Server| server.is_alive && server.core.is_moving();
+                self.most_moving = self.most_moving.max(self.servers.iter().filter(is_moving).count());
             }
             self.check_place(server);
         }
@@ -1186,6 +1238,13 @@ impl Cluster {
                 let incarnation = self.servers[server].incarnation;
                 self.arrive_later(Delivery::Server { server, incarnation, event });
             }
+            for (server, proposal) in master.propose(self.now, &mut self.rng, self.servers.len()) {
+                if self.reaches(server, master) {
+                    let (incarnation, event) = (self.servers[server].incarnation, Event::MoveProposed(proposal));
+                    self.proposals += 1;
+                    self.arrive_later(Delivery::Server { server, incarnation, event });
+                }
+            }
         }
         self.masters = masters;
         self.arrive_at(self.now + REPORT_INTERVAL, Delivery::Reports);
@@ -1260,7 +1319,8 @@ impl Server {
         match &self.config.extensions {
             Some(_) if self.is_alive && self.is_frozen => Sighting::Silent,
             Some(Extensions { max_children, .. }) if self.is_alive => {
-                Sighting::Report(Rc::new(Report { view: self.core.tree_view(), max_children: *max_children }))
+                let (view, incarnation) = (self.core.tree_view(), self.incarnation);
+                Sighting::Report(Rc::new(Report { view, incarnation, max_children: *max_children }))
             }
             _ => Sighting::Gone,
         }

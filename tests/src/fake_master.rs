@@ -12,7 +12,8 @@ use arborcast_proto::registry::registry_server::{Registry, RegistryServer};
 use arborcast_proto::registry::{
     Advice, AssignClientRequest, AssignClientResponse, Candidate, DrainNodeRequest, DrainNodeResponse,
     FindParentRequest, FindParentResponse, GetNodeRequest, GetTopologyRequest, ListNodesRequest, ListNodesResponse,
-    Node, NodeReport, OtherFragment, Topology, WatchTopologyRequest, WatchTopologyResponse, Welcome,
+    Node, NodeReport, OtherFragment, RebalanceRequest, RebalanceResponse, Topology, WatchTopologyRequest,
+    WatchTopologyResponse, Welcome,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -186,6 +187,10 @@ impl Registry for Service {
     }
 
     async fn assign_client(&self, _: Request<AssignClientRequest>) -> Result<Response<AssignClientResponse>, Status> {
+        Err(Status::unimplemented("not played"))
+    }
+
+    async fn rebalance(&self, _: Request<RebalanceRequest>) -> Result<Response<RebalanceResponse>, Status> {
         Err(Status::unimplemented("not played"))
     }
 

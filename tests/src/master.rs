@@ -40,8 +40,9 @@ impl Master {
         Self::start_with(address, &[])
     }
 
+    /// The same, with these flags.
     #[track_caller]
-    fn start_with(address: SocketAddr, flags: &[&str]) -> Self {
+    pub fn start_with(address: SocketAddr, flags: &[&str]) -> Self {
         let listen = address.to_string();
         let process = Process::start(master_binary(), [&["--listen", &listen, "-s", SECRET][..], flags].concat());
         let port = listening_port(&process);

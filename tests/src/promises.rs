@@ -9,6 +9,7 @@ use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
 use crate::cluster::{ClientIndex, Cluster, ServerIndex};
+use crate::simulated_masters::Character;
 use crate::storm;
 
 /// How often clients look whether they are still served.
@@ -26,13 +27,21 @@ pub struct Seen {
     pub published: u64,
     /// Activities that reached a client, all clients together.
     pub delivered: u64,
+    /// Moves that masters proposed and servers made, as far as those remember.
+    pub moves: u64,
 }
 
 /// Servers that are one tree, with a client at each that is logged in.
 pub fn tree_with_clients(seed: u64, servers: usize) -> Cluster {
     let mut cluster = storm::forest_with_masters(seed, servers);
     cluster.run_until_trees(PATIENCE);
-    for server in 0..servers {
+    add_clients(&mut cluster);
+    cluster
+}
+
+/// A client of extended sessions and a plain one at each server.
+fn add_clients(cluster: &mut Cluster) {
+    for server in 0..cluster.servers() {
         cluster.add_resuming_client(server);
         // It stays where it is, and does not come back.
         let plain = cluster.add_client(server);
@@ -47,8 +56,7 @@ pub fn tree_with_clients(seed: u64, servers: usize) -> Cluster {
     }
     // From here on a client that is sent elsewhere is known to have been there.
     cluster.publish_numbered(0);
-    come_to_rest(&mut cluster);
-    cluster
+    come_to_rest(cluster);
 }
 
 /// One server after the other is hurt while everybody publishes. The next fault strikes when all that was published is
@@ -71,6 +79,32 @@ pub fn run(seed: u64, servers: usize, faults: usize) -> Seen {
         come_to_rest(&mut cluster);
     }
     check(&cluster, &mut seen);
+    seen
+}
+
+/// A line of servers becomes a shallow tree while everybody publishes, one server after the other is hurt, and a master makes
+/// up proposals. Nothing is lost, doubled or out of order, whoever moves.
+///
+/// # Panics
+/// When something is.
+pub fn run_balancing(seed: u64, servers: usize, faults: usize) -> Seen {
+    let mut cluster = storm::line(seed, servers, 2, 2);
+    add_clients(&mut cluster);
+    cluster.set_masters([Character::honest(), Character { lies: 0.7, ..Character::honest() }]);
+    cluster.balance();
+    let mut seen = Seen::default();
+    for _ in 0..faults {
+        publish_for(&mut cluster, 100);
+        let victim = cluster.rng.random_range(0..servers);
+        hurt(&mut cluster, victim);
+        seen.faults += 1;
+        let trouble = cluster.rng.random_range(10..150);
+        publish_for(&mut cluster, trouble);
+        repair(&mut cluster, victim);
+        come_to_rest(&mut cluster);
+    }
+    check(&cluster, &mut seen);
+    seen.moves = cluster.move_outcomes().get("moved").copied().unwrap_or_default();
     seen
 }
 

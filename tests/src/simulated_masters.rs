@@ -5,8 +5,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use arborcast_core::TreeView;
-use arborcast_proto::wire::FragmentKey;
+use arborcast_core::{MoveAnswer, MoveOutcome, MoveProposal, TreeView};
+use arborcast_master::topology::balance::{Balancer, Proposal};
+use arborcast_master::topology::{self, Incarnation, Limits, NodeId, State, StreamId, Topology};
+use arborcast_proto::wire::message::Target;
+use arborcast_proto::wire::{FragmentKey, Reign};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
@@ -63,6 +66,7 @@ pub(crate) enum Sighting {
 #[derive(Debug)]
 pub(crate) struct Report {
     pub(crate) view: TreeView,
+    pub(crate) incarnation: u64,
     pub(crate) max_children: usize,
 }
 
@@ -77,13 +81,15 @@ pub(crate) struct SimulatedMaster {
     pub(crate) side: usize,
     /// The servers that can't reach it.
     pub(crate) cut_off: BTreeSet<ServerIndex>,
+    /// What it proposes to make trees shallower: the real thing, if it balances.
+    pub(crate) balancer: Option<Balancer>,
     /// What it has learned, oldest first, back to what it goes by at the moment.
     boards: VecDeque<(Instant, Vec<Entry>)>,
 }
 
 impl SimulatedMaster {
     pub(crate) fn new(character: Character) -> Self {
-        Self { character, is_alive: true, side: 0, cut_off: BTreeSet::new(), boards: VecDeque::new() }
+        Self { character, is_alive: true, side: 0, cut_off: BTreeSet::new(), balancer: None, boards: VecDeque::new() }
     }
 
     /// It stops, and whatever it knew is gone.
@@ -95,6 +101,9 @@ impl SimulatedMaster {
     /// Whatever it knew is gone.
     pub(crate) fn forget(&mut self) {
         self.boards.clear();
+        if let Some(balancer) = &mut self.balancer {
+            *balancer = Balancer::default();
+        }
     }
 
     /// Takes in what it can learn of each server at this moment.
@@ -145,6 +154,42 @@ impl SimulatedMaster {
         found.iter().take(MAX_CANDIDATES).map(|(server, _)| *server).collect()
     }
 
+    /// The moves that it proposes, and to whom, if it balances.
+    pub(crate) fn propose(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        servers: usize,
+    ) -> Vec<(ServerIndex, MoveProposal)> {
+        let topology = self.topology(now);
+        let Some(balancer) = &mut self.balancer else { return Vec::new() };
+        let proposals = balancer.look(&topology.forest(now), true, now);
+        let mut sent: Vec<_> = proposals.into_iter().filter_map(proposal).collect();
+        if rng.random_bool(self.character.lies) {
+            let reports: Vec<_> = self.reports(now).collect();
+            sent.extend(reports.get(rng.random_range(0..reports.len().max(1))).and_then(|(server, report)| {
+                let target = rng.random_range(0..servers + 2);
+                Some((*server, made_up(&report.view, target, rng.random())?))
+            }));
+        }
+        sent
+    }
+
+    /// The view it goes by, as a real master keeps it.
+    fn topology(&self, now: Instant) -> Topology {
+        let mut topology = Topology::new(Limits::default());
+        let board = self.boards.front().filter(|(taken, _)| *taken + self.character.lag <= now);
+        let Some((taken, entries)) = board.filter(|_| self.balancer.is_some()) else { return topology };
+        for (server, entry) in entries.iter().enumerate() {
+            if let Some((heard, report)) = entry {
+                let is_taken =
+                    topology.report(StreamId(server as u64), reported(server, report), *heard + (now - *taken));
+                is_taken.expect("there is one report of each server");
+            }
+        }
+        topology
+    }
+
     /// A root whose key is not the smallest one known, and what to tell it.
     pub(crate) fn advice(
         &self,
@@ -159,4 +204,83 @@ impl SimulatedMaster {
         let candidates = self.answer(now, rng, servers, *root, &report.view.position.key);
         Some((*root, candidates)).filter(|(_, candidates)| !candidates.is_empty())
     }
+}
+
+/// A report as a real master keeps it.
+fn reported(server: ServerIndex, report: &Report) -> topology::Report {
+    let view = &report.view;
+    let key = &view.position.key;
+    let (reign, unsettled) = match key.reign {
+        Reign::Settled(reign) => (reign, false),
+        Reign::Unsettled => (0, true),
+    };
+    topology::Report {
+        masters: 0,
+        settled_tickets: 0,
+        id: NodeId::from(format!("s{server}")),
+        incarnation: Incarnation(report.incarnation),
+        hostname: "sim".into(),
+        port: server as u16 + 1,
+        version: String::new(),
+        key: topology::FragmentKey { unsettled, reign, root: key.root.as_str().into() },
+        parent: view.parent.as_deref().map(NodeId::from),
+        path: view.position.path.iter().map(|id| id.as_str().into()).collect(),
+        depth: view.position.path.len() as u32 - 1,
+        children: view.children.iter().map(|id| id.as_str().into()).collect(),
+        max_children: report.max_children as u32,
+        load: view.load as u64,
+        state: match (view.is_draining, view.is_orphan, unsettled) {
+            (true, _, _) => State::Draining,
+            (false, true, _) => State::Orphaned,
+            (false, false, true) => State::Joining,
+            (false, false, false) => State::Live,
+        },
+        heartbeat_interval: Duration::from_secs(1),
+        move_answer: view.move_answer.as_ref().map(move_answer),
+        activities: 0,
+    }
+}
+
+fn move_answer(answer: &MoveAnswer) -> topology::MoveAnswer {
+    let outcome = match answer.outcome {
+        MoveOutcome::Moved => topology::MoveOutcome::Moved,
+        MoveOutcome::Busy
+        | MoveOutcome::NotAttached
+        | MoveOutcome::OutOfDate
+        | MoveOutcome::TreeBusy
+        | MoveOutcome::Unsettled => topology::MoveOutcome::NotNow,
+        MoveOutcome::Draining | MoveOutcome::NoGain | MoveOutcome::OwnSubtree | MoveOutcome::PreferredParent => {
+            topology::MoveOutcome::NodeWontMove
+        }
+        MoveOutcome::Failed | MoveOutcome::Refused | MoveOutcome::Unreachable => topology::MoveOutcome::TargetWontTake,
+    };
+    topology::MoveAnswer {
+        number: answer.number,
+        target: answer.target.as_str().into(),
+        parent: answer.parent.as_str().into(),
+        outcome,
+        name: answer.outcome.name(),
+    }
+}
+
+fn proposal(proposal: Proposal) -> Option<(ServerIndex, MoveProposal)> {
+    let Proposal { node, target, parent, relieves_parent, .. } = proposal;
+    let reign = if target.key.unsettled { Reign::Unsettled } else { Reign::Settled(target.key.reign) };
+    let proposal = MoveProposal {
+        target: Target { id: target.id.to_string(), hostname: target.hostname, port: target.port },
+        key: FragmentKey { reign, root: target.key.root.to_string() },
+        parent: parent.to_string(),
+        relieves_parent,
+    };
+    Some((node.as_str().strip_prefix('s')?.parse().ok()?, proposal))
+}
+
+/// A server somewhere, near or far, above or below or nowhere.
+fn made_up(view: &TreeView, target: ServerIndex, relieves_parent: bool) -> Option<MoveProposal> {
+    Some(MoveProposal {
+        target: Target { id: format!("s{target}"), hostname: "sim".into(), port: target as u16 + 1 },
+        key: view.position.key.clone(),
+        parent: view.parent.clone()?,
+        relieves_parent,
+    })
 }

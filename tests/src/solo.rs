@@ -259,6 +259,7 @@ pub fn applicant(port: u16) -> Applicant {
         port,
         key: FragmentKey { reign: Reign::Unsettled, root: id_of(port) },
         probe: false,
+        moves: false,
     }
 }
 

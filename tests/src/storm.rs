@@ -23,11 +23,17 @@ const HOMING_PATIENCE: Duration = Duration::from_secs(1200);
 /// How long the tree must stay as it is.
 const CALM: Duration = Duration::from_secs(30);
 
+/// Without a move for so long a tree is balanced; longer than a server that would not move is left alone at first.
+const BALANCED: Duration = Duration::from_secs(90);
+
 /// After that whoever was told to drain has ended.
 const DRAIN_GRACE: Duration = Duration::from_secs(6);
 
 /// How long a network may take over a line at most; each storm has one of them.
 const DELAYS: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(50), Duration::from_millis(200)];
+
+/// How long the network of a line may take over a line of text.
+const LINE_DELAY: Duration = Duration::from_millis(20);
 
 /// Servers that start at the same time, each with room for one to four children.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
@@ -100,6 +106,66 @@ pub fn run_homing(seed: u64, servers: usize) -> u64 {
     assert!(cluster.is_one_tree(), "it does not stay one tree");
     assert_eq!(places(&cluster), before, "somebody moves though nothing has happened");
     cluster.invariants.observations
+}
+
+/// Servers in a line, each with room for so many children, and masters that are nearly always right.
+///
+/// # Panics
+/// When they don't become a line.
+pub fn line(seed: u64, servers: usize, max_children: usize, masters: usize) -> Cluster {
+    let mut cluster = Cluster::new(seed);
+    cluster.set_masters((0..masters).map(|_| Character::honest()));
+    cluster.masters_alive = false;
+    // A request climbs all of the line, and comes back, within the time that it is waited for.
+    cluster.max_delay = LINE_DELAY;
+    for server in 0..servers {
+        let parent = server.checked_sub(1).map(|above| ("sim".to_owned(), above as u16 + 1));
+        cluster.add_extended_server_below(max_children, parent);
+        cluster.run_until("it is below the one before", PATIENCE, |cluster| {
+            cluster.parent(server) == server.checked_sub(1)
+        });
+    }
+    cluster.run_until_trees(PATIENCE);
+    assert_eq!(cluster.depth(), servers - 1);
+    cluster.masters_alive = true;
+    cluster
+}
+
+/// Runs one storm while masters, of which some lie, propose moves as well. In the end the tree comes to rest. Returns how
+/// often something was checked.
+///
+/// # Panics
+/// When something does not hold.
+pub fn run_balancing(seed: u64, servers: usize) -> u64 {
+    let mut cluster = forest_with_masters(seed, servers);
+    cluster.balance();
+    rage(&mut cluster);
+    settle_balanced(&mut cluster);
+    cluster.invariants.observations
+}
+
+/// Lets the masters that are there give way to two honest ones, and waits until they have nothing to propose any more.
+///
+/// # Panics
+/// When moves do not come to an end, or the servers don't stay one tree.
+pub fn settle_balanced(cluster: &mut Cluster) {
+    // Until they are one tree nobody proposes anything.
+    cluster.set_masters([Character::honest(), Character::honest()]);
+    settle(cluster);
+    cluster.balance();
+    let mut rounds = 0;
+    loop {
+        let before = (cluster.parent_changes(), cluster.proposals());
+        cluster.run_for(BALANCED);
+        if before == (cluster.parent_changes(), cluster.proposals()) {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds < 20, "servers move for ever: {:?}", cluster.move_outcomes());
+    }
+    if let Some(complaint) = cluster.complaint() {
+        panic!("it does not stay one tree: {complaint}");
+    }
 }
 
 /// Faults of all kinds, and then one tree.

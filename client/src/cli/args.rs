@@ -107,6 +107,15 @@ impl Args {
         }
     }
 
+    /// The secret of the tree, for commands that need that and no user.
+    pub(crate) fn cluster_secret(&self) -> Result<Secret, Failure> {
+        match (&self.secret, &self.secret_file) {
+            (Some(secret), _) => Ok(secret.clone()),
+            (None, Some(file)) => read_secret(file),
+            (None, None) => Err(Failure::NoClusterSecret),
+        }
+    }
+
     /// The user, if one is named, and the user's secret, if one is given.
     pub(crate) fn user(&self) -> Result<Option<(String, Option<Secret>)>, Failure> {
         let secret = match (&self.secret, &self.secret_file) {

@@ -48,6 +48,14 @@ pub(crate) enum Failure {
     /// Nobody is named who could say what the tree looks like.
     #[error("whom to ask? Name a master with --master HOST:PORT, or a node by its --http with --node http://HOST:PORT")]
     NowhereToLook,
+    /// Masters obey only who has the secret of the tree.
+    #[error(
+        "the secret of the tree is needed: give it with --secret-file, ARBORCAST_SECRET or -s, or only look with --dry-run"
+    )]
+    NoClusterSecret,
+    /// No master has done what it was asked to.
+    #[error("no master does it: {reason}")]
+    NoMaster { reason: String },
     /// What is drawn needs a terminal to be drawn on.
     #[error("this needs a terminal: standard input and standard output must not be redirected")]
     NoTerminal,
@@ -102,6 +110,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::BadAddress(_)
             | Self::BadBench { .. }
+            | Self::NoClusterSecret
             | Self::NoSecret { .. }
             | Self::NoTerminal
             | Self::NoUsername
@@ -114,6 +123,7 @@ impl Failure {
             | Self::Bench(_)
             | Self::EmptySecretFile { .. }
             | Self::Input(_)
+            | Self::NoMaster { .. }
             | Self::Output(_)
             | Self::Runtime(_)
             | Self::SecretFile { .. }

@@ -5,6 +5,7 @@
 //! - `failure`: every way to end badly, its sentence and its exit code.
 //! - `certs`: certificates for trying out.
 //! - `listen`, `send`, `register`, `interactive`: a file per command.
+//! - `rebalance`: asking the masters to make the tree shallower.
 //! - `top`, `tui`: what is looked at on a terminal; `terminal`: the screen, and what may stand on it.
 //! - `input`, `output`, `interrupt`: standard input, standard output, and the signals.
 
@@ -17,6 +18,7 @@ mod interactive;
 mod interrupt;
 mod listen;
 mod output;
+mod rebalance;
 mod register;
 mod send;
 mod terminal;
@@ -114,6 +116,15 @@ Examples:
   arborcast-node -s SECRET --tls-cert tls/node.pem --tls-key tls/node.key --tls-ca tls/ca.pem
   arborcast --tls-ca tls/ca.pem listen";
 
+const REBALANCE_EXAMPLES: &str = "\
+Masters started without --no-balance do this by themselves. A tree is made shallower when it is deeper by two or more than it \
+has to be: one server at a time moves with everything below it, and only while nothing else happens. Servers may refuse. \
+Clients notice nothing. Without --dry-run the secret of the tree is needed: --secret-file, ARBORCAST_SECRET or -s.
+
+Examples:
+  arborcast rebalance --dry-run --master a.example:7100
+  arborcast rebalance --master a.example:7100 --secret-file /etc/arborcast/secret";
+
 /// Publish to and receive from a tree of arborcast nodes.
 #[derive(Parser)]
 #[command(name = "arborcast", version, after_help = EXAMPLES)]
@@ -152,6 +163,13 @@ enum Command {
         /// For how many days they are good.
         #[arg(long, value_name = "N", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=36_500))]
         days: u32,
+    },
+    /// Ask the masters to make the tree shallower, and print how.
+    #[command(after_help = REBALANCE_EXAMPLES)]
+    Rebalance {
+        /// Only print what they would do.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Register a username.
     #[command(after_help = REGISTER_EXAMPLES)]
@@ -197,13 +215,16 @@ pub(crate) fn main() -> ExitCode {
 /// The command line, the environment and the file of `--config`.
 fn read(arguments: impl Iterator<Item = OsString>) -> Result<Cli, Ended> {
     arborcast_cli::read(args::with_long_names(arguments), |mut parsed: Parsed<Cli>| {
-        if matches!(parsed.source("secret"), Some(Source::Environment { .. })) {
+        let is_about_the_tree = matches!(parsed.cli.command, Some(Command::Rebalance { .. }));
+        if !is_about_the_tree && matches!(parsed.source("secret"), Some(Source::Environment { .. })) {
             parsed.cli.args.forget_secret_of_nobody();
         }
         if parsed.purpose == Purpose::Check {
             let unusable = |why: Failure| Cli::command().error(ErrorKind::ValueValidation, why);
             parsed.cli.args.servers().map_err(unusable)?;
-            parsed.cli.args.user().map_err(unusable)?;
+            if !is_about_the_tree {
+                parsed.cli.args.user().map_err(unusable)?;
+            }
             parsed.cli.args.load_tls().map_err(unusable)?;
         }
         Ok(parsed.cli)
@@ -217,6 +238,7 @@ async fn run(mut cli: Cli) -> Result<(), Failure> {
         Some(Command::Listen { count }) => listen::run(&cli.args, count).await,
         Some(Command::Send { activity }) => send::run(&cli.args, activity.as_deref()).await,
         Some(Command::Certs { directory, names, days }) => certs::run(&directory, &names, days),
+        Some(Command::Rebalance { dry_run }) => rebalance::run(&cli.args, dry_run).await,
         Some(Command::Register) => register::run(&cli.args).await,
         Some(Command::Top(top)) => top::run(&cli.args, &top).await,
         Some(Command::Tui) => tui::run(&cli.args).await,

@@ -6,6 +6,7 @@
 //! - [`report`]: what a node says. [`traffic`]: how many activities pass through it.
 //! - [`forest`]: who is below whom.
 //! - [`assignment`]: where a client should go. [`candidates`]: where a root could attach.
+//! - [`plan`]: how a tree could be made shallower. [`balance`]: which move is proposed, and when.
 //! - [`faults`]: what is wrong.
 //! - [`changes`]: what is different from before.
 //! - [`history`]: what happened, in words that people think in.
@@ -16,11 +17,13 @@
 //! 3. A silent node is in no answer but a fault.
 
 pub mod assignment;
+pub mod balance;
 pub mod candidates;
 pub mod changes;
 pub mod faults;
 pub mod forest;
 pub mod history;
+pub mod plan;
 pub mod report;
 pub mod traffic;
 
@@ -35,7 +38,7 @@ use thiserror::Error;
 
 use assignment::HandedOut;
 use candidates::Promise;
-pub use report::{FragmentKey, Incarnation, NodeId, Report, State, StreamId};
+pub use report::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State, StreamId};
 use traffic::Traffic;
 
 /// How long a conflict is told of after it was last seen.

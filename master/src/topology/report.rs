@@ -79,6 +79,34 @@ pub enum State {
     Draining,
 }
 
+/// What a node made of a proposal to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveOutcome {
+    /// It is where it was to go.
+    Moved,
+    /// Not at that moment.
+    NotNow,
+    /// It does not want to.
+    NodeWontMove,
+    /// The other node does not take it, or can't be reached.
+    TargetWontTake,
+}
+
+/// What a node says about the last proposal that it has dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MoveAnswer {
+    /// How many it has dealt with.
+    pub number: u64,
+    /// Where it was to go.
+    pub target: NodeId,
+    /// From where.
+    pub parent: NodeId,
+    /// What it made of it.
+    pub outcome: MoveOutcome,
+    /// The same in a word, for the counters.
+    pub name: &'static str,
+}
+
 /// The full state of one node, as it says. Any of it may be stale or a lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -110,6 +138,8 @@ pub struct Report {
     pub state: State,
     /// Time between two reports when nothing changes.
     pub heartbeat_interval: Duration,
+    /// What became of the last proposal to move that it has dealt with.
+    pub move_answer: Option<MoveAnswer>,
     /// How many activities it has passed on. The topology keeps it apart from the rest, and 0 here.
     pub activities: u64,
     /// How many tickets of this master are settled there. The topology keeps it apart from the rest, and 0 here.

@@ -69,6 +69,7 @@ pub(super) fn node(id: &str) -> Report {
         load: 0,
         state: State::Live,
         heartbeat_interval: Duration::from_secs(1),
+        move_answer: None,
         activities: 0,
         settled_tickets: 0,
         masters: 0,

@@ -132,6 +132,7 @@ pub(crate) fn root(id: &str) -> NodeReport {
         load: 0,
         state: NodeState::Live.into(),
         heartbeat_interval_ms: 60_000,
+        move_answer: None,
         activities: 0,
         settled_tickets: Vec::new(),
         masters: 0,

@@ -40,13 +40,18 @@ impl Node {
         if let Some(reason) = refused {
             return self.refuse_applicant(now, connection, &applicant.request, reason, out);
         }
-        if applicant.probe {
-            let (attempt, id) = (applicant.request.attempt, self.config.id.clone());
-            self.send(connection, &Message::LinkPossible { attempt, id, tree: self.fragment.position() }, out);
-            return self.close(now, connection, CloseReason::Probed, out);
+        if applicant.probe && !applicant.moves {
+            return self.say_possible(now, connection, &applicant.request, out);
         }
         self.timers.set(Timer::Applicant(connection), now + self.heartbeat_timeout());
         self.climb(now, applicant, Vec::new(), out);
+    }
+
+    /// To one that only asks: yes.
+    fn say_possible(&mut self, now: Instant, connection: ConnectionId, request: &Request, out: &mut Vec<Action>) {
+        let (attempt, id) = (request.attempt, self.config.id.clone());
+        self.send(connection, &Message::LinkPossible { attempt, id, tree: self.fragment.position() }, out);
+        self.close(now, connection, CloseReason::Probed, out);
     }
 
     /// What this node can say without asking anybody.
@@ -98,7 +103,8 @@ impl Node {
             self.send(link, &Message::AttachRequest(AttachRequest { applicant, trail }), out);
             return;
         }
-        let refused = self.decide(now, &applicant, out);
+        let refused =
+            if applicant.probe { self.decide_move(now, &applicant) } else { self.decide(now, &applicant, out) };
         self.pass_answer_down(now, applicant.request, trail, refused, out);
     }
 
@@ -109,6 +115,7 @@ impl Node {
         }
         match self.fragment.judge(applicant) {
             Ok(()) => {
+                self.moving.on_confirmed(now, &applicant.request.id);
                 self.cancel_attempt(now, out);
                 self.leave_former_parents_that_may_come_below(now, out);
                 None
@@ -190,9 +197,14 @@ impl Node {
         });
         let Some((connection, applicant)) = waiting else { return };
         let refused = refused.or_else(|| self.refusal_at_the_door(&applicant));
-        let refused = refused.or_else(|| self.fragment.judge(&applicant).err());
+        let refused = refused.or_else(|| {
+            let judged =
+                if applicant.probe { self.fragment.judge_move(&applicant) } else { self.fragment.judge(&applicant) };
+            judged.err()
+        });
         match refused {
             Some(reason) => self.refuse_applicant(now, connection, request, reason, out),
+            None if applicant.probe => self.say_possible(now, connection, request, out),
             None => self.adopt(now, connection, applicant, out),
         }
     }

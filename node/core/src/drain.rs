@@ -28,6 +28,7 @@ impl Node {
         self.draining = true;
         self.cancel_attempt(now, out);
         self.stop_homing(now, out);
+        self.stop_moving(now, out);
         self.timers.stop(&Timer::Seek);
         self.timers.set(Timer::DrainGrace, now + GRACE);
         // Before anybody is sent elsewhere: nobody should be sent here in turn.

@@ -193,6 +193,7 @@ impl Refusal {
             RefusalReason::Full => "full",
             RefusalReason::IdInUse => "id_in_use",
             RefusalReason::KeyNotSmaller => "key_not_smaller",
+            RefusalReason::Moving => "moving",
             RefusalReason::OwnSubtree => "own_subtree",
             RefusalReason::Unconfirmed => "unconfirmed",
         }
@@ -207,6 +208,7 @@ impl Refusal {
             RefusalReason::Full => "this server has no place for another child",
             RefusalReason::IdInUse => "another server with this id is there",
             RefusalReason::KeyNotSmaller => "the fragment here does not rule the asking one",
+            RefusalReason::Moving => "another server of this tree is moving",
             RefusalReason::OwnSubtree => "the asking server is above this one",
             RefusalReason::Unconfirmed => "the root of this fragment has not confirmed in time",
         }

@@ -6,6 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::directory::UserChange;
 use crate::ids::{AttemptId, ConnectionId, TaskId, WriteId};
+use crate::moving::MoveProposal;
 use crate::relay::{Piece, Source};
 
 /// Something that happened outside.
@@ -45,6 +46,8 @@ pub enum Event {
         /// Whom to ask to be the parent, best first.
         candidates: Vec<Target>,
     },
+    /// A master proposes another place in the same tree.
+    MoveProposed(MoveProposal),
     /// The operator asks to stop without loss: children and clients are sent elsewhere first.
     Drain,
     /// A line came.

@@ -86,6 +86,14 @@ impl Fragment {
         if self.key < applicant.key { Ok(()) } else { Err(RefusalReason::KeyNotSmaller) }
     }
 
+    /// Whether somebody of this very fragment may come below this node, as far as this node can tell.
+    pub(crate) fn judge_move(&self, applicant: &Applicant) -> Result<(), RefusalReason> {
+        if self.is_below(&applicant.request.id) {
+            return Err(RefusalReason::OwnSubtree);
+        }
+        if self.key == applicant.key { Ok(()) } else { Err(RefusalReason::KeyNotSmaller) }
+    }
+
     /// A confirmed applicant becomes a child. Returns whether that settles this node: from the first child on it is the
     /// root of a tree.
     pub(crate) fn adopt(&mut self, link: ConnectionId, child: Applicant) -> bool {
@@ -160,6 +168,7 @@ mod tests {
             port: 1,
             key: key(reign, id),
             probe: false,
+            moves: false,
         }
     }
 

@@ -418,6 +418,9 @@ impl Node {
         if self.homing.is_probe(dialled) {
             return self.on_probe_connected(connection, dialled, out);
         }
+        if self.moving.is_question(dialled) {
+            return self.on_question_connected(connection, dialled, out);
+        }
         self.connections.insert(connection, Connection::new(Role::Applying));
         match &mut self.healing.pursuit {
             Pursuit::Attaching { attempt, connection: used, manner, .. } if *attempt == dialled && used.is_none() => {
@@ -441,12 +444,15 @@ impl Node {
             port: self.config.port,
             key: self.fragment.key().clone(),
             probe: false,
+            moves: false,
         }
     }
 
     pub(crate) fn on_dial_failed(&mut self, now: Instant, failed: AttemptId, out: &mut Vec<Action>) {
         if self.homing.is_probe(failed) {
             self.on_probe_failed(now, "can't be reached");
+        } else if self.moving.is_question(failed) {
+            self.on_question_failed(now, out);
         } else if let Pursuit::Attaching { attempt, target, .. } = &self.healing.pursuit
             && *attempt == failed
         {
@@ -572,6 +578,7 @@ impl Node {
             RefusalReason::KeyNotSmaller => self.healing.is_refused_by_key = true,
             RefusalReason::Draining
             | RefusalReason::IdInUse
+            | RefusalReason::Moving
             | RefusalReason::Other
             | RefusalReason::OwnSubtree
             | RefusalReason::Unconfirmed => {}
@@ -660,6 +667,7 @@ impl Node {
         self.tell_children(out);
         self.ask_again_for_applicants(now, out);
         self.on_attached(now, out);
+        self.on_move_ended(now);
     }
 
     /// The link to the parent is lost. Where that happens again and again right after this node was taken in, something is
@@ -688,9 +696,14 @@ impl Node {
 
     fn become_orphan_and_wait(&mut self, now: Instant, out: &mut Vec<Action>) {
         self.stop_homing(now, out);
+        self.stop_moving(now, out);
+        self.moving.on_place_changed(now);
         self.healing.end_round();
-        self.counters.parents_lost += 1;
-        self.healing.lost_at = Some(now);
+        // Who moves because a master proposes it has lost nothing that has to heal.
+        if !self.moving.is_on_the_way() {
+            self.counters.parents_lost += 1;
+            self.healing.lost_at = Some(now);
+        }
         self.healing.ancestors = self.fragment.position().path.into_iter().rev().skip(1).collect();
         self.fragment.become_root();
         self.be_apart(now);

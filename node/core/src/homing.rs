@@ -84,6 +84,11 @@ impl Homing {
         self.probe.as_ref().is_some_and(|probe| probe.connection == Some(connection))
     }
 
+    /// Whether this node is below the parent that its operator prefers.
+    pub(crate) fn is_home(&self) -> bool {
+        self.home_since.is_some()
+    }
+
     fn is_preferred(&self, parent: &Target) -> bool {
         self.preferred.as_ref().is_some_and(|preferred| {
             preferred.id.as_ref() == Some(&parent.id)

@@ -12,7 +12,8 @@
 //!   servers.
 //! - `registration`: names, agreed on by all servers; `locks` keeps who has agreed, `users` who has registered.
 //! - `fragment`: where a node is in its fragment of the tree; `attach`: taking children in; `healing`: finding a parent;
-//!   `homing`: going back to the preferred one; `drain`: stopping without loss. (The extensions.)
+//!   `homing`: going back to the preferred one; [`moving`]: to a place that a master proposes; `drain`: stopping without
+//!   loss. (The extensions.)
 //! - `directory`: the users of an extended tree: names agreed on along the tree, synced when links come up.
 //! - [`load`]: the other servers as announced, and redirection.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
@@ -38,6 +39,7 @@ pub mod ids;
 mod link;
 pub mod load;
 mod locks;
+pub mod moving;
 pub mod node;
 mod publishing;
 mod registration;
@@ -53,6 +55,7 @@ pub use directory::{UserChange, UserCounters};
 pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
 pub use healing::RootReason;
 pub use ids::{AttemptId, ConnectionId, ServerId, TaskId, WriteId};
+pub use moving::{MoveAnswer, MoveOutcome, MoveProposal};
 pub use node::{Node, TreeView, View};
 pub use relaying::RelayCounts;
 pub use status::{Counters, Heals, NotReady, Status};

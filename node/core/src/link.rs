@@ -154,6 +154,7 @@ impl Node {
         match self.fragment.follow_parent(tree) {
             Ok(false) => {}
             Ok(true) => {
+                self.moving.on_place_changed(now);
                 self.tell_children(out);
                 self.ask_again_for_applicants(now, out);
             }

@@ -21,6 +21,7 @@ use crate::ids::{ConnectionId, ServerId, TaskId};
 use crate::link::Link;
 use crate::load::{OtherServer, Servers};
 use crate::locks::{Allowances, Registration};
+use crate::moving::{MoveAnswer, Moving};
 use crate::relaying::{Exchange, Relay, RelayCounts};
 use crate::session::Session;
 use crate::status::Counters;
@@ -67,6 +68,7 @@ pub struct Node {
     pub(crate) fragment: Fragment,
     pub(crate) healing: Healing,
     pub(crate) homing: Homing,
+    pub(crate) moving: Moving,
     /// On the way to a stop without loss.
     pub(crate) draining: bool,
     /// The child that a draining root has named as the next root.
@@ -102,6 +104,8 @@ pub(crate) enum Role {
     Applying,
     /// Our own connection to the preferred parent, to ask whether it would accept us.
     Probing,
+    /// Our own connection to a server that a master proposes, to ask whether we may move there.
+    AskingToMove,
 }
 
 /// Most bytes that are held back behind an activity whose predecessor has not come (protocol, B40), if four lines are
@@ -209,6 +213,8 @@ pub struct TreeView {
     pub is_draining: bool,
     /// How many tickets of each master, by its id, have led to a login or to nothing.
     pub settled_tickets: BTreeMap<Box<str>, u64>,
+    /// What became of the last proposal to move.
+    pub move_answer: Option<MoveAnswer>,
 }
 
 impl Node {
@@ -227,6 +233,7 @@ impl Node {
             healing: Healing::new(extensions.as_ref()),
             relay: Relay::new(&config, now),
             homing: Homing::new(extensions.as_ref()),
+            moving: Moving::default(),
             extensions,
             draining: false,
             successor: None,
@@ -267,6 +274,7 @@ impl Node {
                 self.on_masters_answered(now, attempt, candidates, out);
             }
             Event::Advised { candidates } => self.on_advised(now, candidates, out),
+            Event::MoveProposed(proposal) => self.on_move_proposed(now, proposal, out),
             Event::Drain => self.on_drain(now, out),
             Event::Received { connection, line } => self.on_received(now, connection, line, out),
             Event::Closed { connection, reason } => drop(self.forget(now, connection, reason, out)),
@@ -325,6 +333,7 @@ impl Node {
             is_orphan: self.is_orphan(),
             is_draining: self.draining,
             settled_tickets: self.settled_tickets(),
+            move_answer: self.moving.answer().cloned(),
         }
     }
 
@@ -384,6 +393,7 @@ impl Node {
             (Ok(message), Role::Applicant(_)) => Err(Refusal::NotAServer { command: message.command() }),
             (Ok(message), Role::Applying) => self.on_applying_message(now, connection, bytes, message, out),
             (Ok(message), Role::Probing) => self.on_probing_message(now, connection, message, out),
+            (Ok(message), Role::AskingToMove) => self.on_question_message(now, connection, message, out),
         };
         if let Err(refusal) = outcome {
             self.refuse(now, connection, &refusal, out);
@@ -418,7 +428,7 @@ impl Node {
     fn on_refused_by_peer(&mut self, now: Instant, connection: ConnectionId, info: &str, out: &mut Vec<Action>) {
         let info = self.quote_peer(info);
         let role = self.connections.get(&connection).map(|entry| &entry.role);
-        if matches!(role, Some(Role::Applying | Role::Probing)) {
+        if matches!(role, Some(Role::Applying | Role::AskingToMove | Role::Probing)) {
             // One of many attempts: it is a warning if they all fail.
             debug!(%connection, info, "refused by a candidate");
             self.note_obstacle(info.clone());
@@ -474,6 +484,7 @@ impl Node {
             Role::Applicant(_) => self.timers.stop(&Timer::Applicant(connection)),
             Role::Applying => self.on_applying_lost(now, connection, reason, out),
             Role::Probing => self.on_probing_lost(now, connection, reason),
+            Role::AskingToMove => self.on_question_lost(now, connection, out),
         }
         self.finish_drain_if_empty(out);
         if unheard_parent && !self.stopping {
@@ -531,6 +542,7 @@ impl Node {
                 Timer::Heartbeat => self.on_heartbeat_due(now, out),
                 Timer::Homing => self.on_homing_due(now, out),
                 Timer::LinkSilence(connection) => self.on_link_silence(now, due, connection, out),
+                Timer::Move => self.on_question_failed(now, out),
                 Timer::Seek => self.on_seek_due(now, out),
                 Timer::Announce => self.on_announce_due(now, out),
                 Timer::Identify(connection) => self.on_login_timeout(now, connection, out),

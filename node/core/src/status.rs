@@ -59,6 +59,8 @@ pub struct Counters {
     pub refusals: BTreeMap<&'static str, u64>,
     /// Servers that wanted to be children and were refused, by the name of the reason.
     pub link_refusals: BTreeMap<&'static str, u64>,
+    /// Proposals of masters to move, by the name of what became of them.
+    pub moves: BTreeMap<&'static str, u64>,
     /// How often the parent was lost or left.
     pub parents_lost: u64,
     /// How long it took to have one again.

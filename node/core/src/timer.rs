@@ -26,6 +26,8 @@ pub(crate) enum Timer {
     Homing,
     /// A link may have been silent for too long.
     LinkSilence(ConnectionId),
+    /// The server that a master proposes has not answered in time.
+    Move,
     /// Time to look for a parent, or to go on without the masters' answer.
     Seek,
     /// A connection has taken too long to become a link or a session.

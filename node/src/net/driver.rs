@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arborcast_core::relay::Position;
-use arborcast_core::{Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, Node, ReceivedLine, Status};
+use arborcast_core::{
+    Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, MoveProposal, Node, ReceivedLine, Status,
+};
 use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -54,6 +56,8 @@ pub(crate) enum Inbound {
     MastersAnswered { attempt: AttemptId, candidates: Vec<Target> },
     /// A master knows of a fragment with a smaller key.
     Advised { candidates: Vec<Target> },
+    /// A master proposes another place in the tree.
+    MoveProposed(MoveProposal),
     /// A master passes on an operator's wish to stop this node.
     Drain,
     /// Something that the core asked for and that takes a while is done.
@@ -208,6 +212,7 @@ impl Driver {
                 self.handle(Event::MastersAnswered { attempt, candidates });
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
+            Inbound::MoveProposed(proposal) => self.handle(Event::MoveProposed(proposal)),
             Inbound::Drain => self.handle(Event::Drain),
             // Whoever asked may have gone.
             Inbound::Inspected { answer } => drop(answer.send(self.core.status())),

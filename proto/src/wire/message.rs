@@ -361,6 +361,9 @@ pub struct Applicant {
     /// Whether it only asks if it would be taken in.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+    /// Whether it only asks because it is about to move within this very tree, whose root has to allow that.
+    #[serde(default, rename = "move", skip_serializing_if = "std::ops::Not::not")]
+    pub moves: bool,
 }
 
 impl Applicant {
@@ -413,6 +416,8 @@ pub enum RefusalReason {
     IdInUse,
     /// The requester's key is the smaller one, so it is for the others to join.
     KeyNotSmaller,
+    /// Another server of this tree is moving.
+    Moving,
     /// The requester is on the way from the acceptor to the root.
     OwnSubtree,
     /// The requester speaks another version of the extensions.
@@ -1184,7 +1189,7 @@ mod tests {
 
     fn applicant(reign: Reign) -> Applicant {
         let key = FragmentKey { reign, root: "n2".into() };
-        Applicant { protocol: 1, request: request(), hostname: "h".into(), port: 3780, key, probe: false }
+        Applicant { protocol: 1, request: request(), hostname: "h".into(), port: 3780, key, probe: false, moves: false }
     }
 
     fn origin() -> Origin {
