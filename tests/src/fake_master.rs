@@ -38,6 +38,11 @@ pub trait Character: Send + Sync + 'static {
         false
     }
 
+    /// The ticket that it gives to every client; none if it assigns nobody to anywhere.
+    fn ticket(&self) -> Option<String> {
+        None
+    }
+
     /// Whether it takes reports at all, or leaves them without an answer.
     fn takes_reports(&self) -> bool {
         true
@@ -186,8 +191,17 @@ impl Registry for Service {
         Err(Status::unimplemented("not played"))
     }
 
-    async fn assign_client(&self, _: Request<AssignClientRequest>) -> Result<Response<AssignClientResponse>, Status> {
-        Err(Status::unimplemented("not played"))
+    async fn assign_client(
+        &self,
+        request: Request<AssignClientRequest>,
+    ) -> Result<Response<AssignClientResponse>, Status> {
+        let ticket = self.character.ticket().ok_or_else(|| Status::unimplemented("not played"))?;
+        let leave_out = request.into_inner().leave_out;
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = reports.into_values().find(|report| !leave_out.contains(&report.node_id));
+        let NodeReport { node_id, hostname, port, .. } =
+            first.ok_or_else(|| Status::unavailable("there is no other"))?;
+        Ok(Response::new(AssignClientResponse { node_id, hostname, port, ticket, ..AssignClientResponse::default() }))
     }
 
     async fn rebalance(&self, _: Request<RebalanceRequest>) -> Result<Response<RebalanceResponse>, Status> {

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
-use arborcast_proto::registry::NodeState;
+use arborcast_proto::registry::{Candidate, NodeState};
 use arborcast_proto::ticket::{LEEWAY, LIFETIME, Ticket, TicketKey};
 use arborcast_proto::wire::{Origin, Secret};
-use arborcast_tests::fake_master::FakeMaster;
+use arborcast_tests::fake_master::{Character, FakeMaster, Reports};
 use arborcast_tests::lines;
 use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder, SECRET};
@@ -238,6 +238,44 @@ fn of_a_master_that_assigns_nobody_the_client_takes_the_list_and_a_dead_one_is_p
         }
     });
     drop(node);
+}
+
+/// A master with another secret.
+struct Forger;
+
+impl Character for Forger {
+    fn answer(&self, _: &str, _: &Reports) -> Option<Vec<Candidate>> {
+        Some(Vec::new())
+    }
+
+    fn ticket(&self) -> Option<String> {
+        Some("sesame".into())
+    }
+}
+
+/// N8: where no ticket is needed, a client goes on without the one that was refused.
+#[test]
+fn a_ticket_that_is_refused_keeps_a_client_out_only_where_one_is_needed() {
+    let send = |forger: &FakeMaster| {
+        let arguments = ["--master", &forger.address().to_string(), "send", "{}"].map(str::to_owned);
+        let mut client = Process::start(client_binary(), arguments);
+        (client.wait_exit(PATIENCE).code(), client.stderr().join("\n"))
+    };
+    let node =
+        |forger: &FakeMaster| NodeBuilder::default().flag("--master", forger.address()).flag("--http", "127.0.0.1:0");
+    let forger = FakeMaster::start(Forger);
+    let lenient = node(&forger).start();
+    wait::until(PATIENCE, || match send(&forger) {
+        (Some(0), _) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    wait_for(http_address(&lenient.process), r#"arborcast_node_refusals_total{reason="ticket_malformed"}"#, 1.0);
+    let forger = FakeMaster::start(Forger);
+    let _strict = node(&forger).switch("--require-tickets").start();
+    wait::until(PATIENCE, || match send(&forger) {
+        (Some(1), said) if said.contains("only with a ticket") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
 }
 
 /// Clients that ask any of these masters, all at once, and stay.
