@@ -3,6 +3,7 @@
 //! Event streams are told the latest state only: a browser that is slow misses states in between, and nothing queues up
 //! for it. One that reads nothing is cut.
 
+mod assets;
 mod state;
 
 use std::convert::Infallible;
@@ -36,6 +37,8 @@ use crate::messages;
 use crate::metrics::{self, Metrics};
 use crate::registry::Registry;
 
+use state::{Frame, Told};
+
 /// Connections at one time; the others wait in the operating system's queue.
 const MAX_CONNECTIONS: usize = 192;
 
@@ -51,15 +54,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait after accepting failed, which is mostly for want of file descriptors.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Nothing from elsewhere, and nothing inline.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
-
 /// A live page that is about to be served.
 #[derive(Debug)]
 pub struct Page {
     listener: TcpListener,
     peer_pages: Vec<String>,
+    read_timeout: Duration,
 }
 
 impl Page {
@@ -74,7 +74,13 @@ impl Page {
         };
         let listener =
             listen().await.map_err(|source| MasterError::ListenHttp { host: host.to_owned(), port, source })?;
-        Ok(Self { listener, peer_pages })
+        Ok(Self { listener, peer_pages, read_timeout: READ_TIMEOUT })
+    }
+
+    /// Closes the event stream of a browser that has not read it for this long, instead of 10 s.
+    #[must_use]
+    pub fn with_read_timeout(self, read_timeout: Duration) -> Self {
+        Self { read_timeout, ..self }
     }
 
     /// Where it listens.
@@ -90,7 +96,8 @@ struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
     metrics: Arc<Metrics>,
-    states: watch::Sender<Bytes>,
+    frames: watch::Sender<Arc<Frame>>,
+    read_timeout: Duration,
     streams: Arc<Semaphore>,
 }
 
@@ -104,23 +111,24 @@ struct Line {
 /// Answers until told to stop. What is being answered then is cut.
 pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
     let metrics = Arc::new(Metrics::default());
-    let (states, _) = watch::channel(Bytes::new());
-    let following = state::follow(Arc::clone(&registry), Arc::clone(&metrics), states.clone(), page.peer_pages);
+    let (frames, _) = watch::channel(Arc::default());
+    let following = state::follow(Arc::clone(&registry), Arc::clone(&metrics), frames.clone(), page.peer_pages);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let router = Router::new()
-        .route("/", get(async || asset("text/html; charset=utf-8", include_str!("assets/index.html"))))
-        .route("/page.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/page.css"))))
-        .route("/page.js", get(async || asset("text/javascript; charset=utf-8", include_str!("assets/page.js"))))
-        .route(
-            "/d3-hierarchy.min.js",
-            get(async || asset("text/javascript; charset=utf-8", include_str!("assets/d3-hierarchy.min.js"))),
-        )
+        .merge(assets::router())
         .route("/events", get(events))
         .route("/metrics", get(text_of_metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/drain/{id}", post(drain))
-        .with_state(Arc::new(Shared { registry, authorizer, metrics, states, streams }));
+        .with_state(Arc::new(Shared {
+            registry,
+            authorizer,
+            metrics,
+            frames,
+            read_timeout: page.read_timeout,
+            streams,
+        }));
     // Dropping the tasks ends them.
     let _ = stop.run_until_cancelled(async { tokio::join!(accept_all(page.listener, router), following) }).await;
 }
@@ -166,17 +174,6 @@ async fn answer(stream: TcpStream, peer: SocketAddr, router: Router) {
     }
 }
 
-fn asset(kind: &'static str, text: &'static str) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, text).into_response()
-}
-
 async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Arc<Line>>) -> Response {
     let Ok(permit) = Arc::clone(&shared.streams).try_acquire_owned() else {
         shared.metrics.page_streams_refused.inc();
@@ -185,9 +182,8 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Ar
     shared.metrics.page_streams_opened.inc();
     line.is_stream.store(true, Ordering::Relaxed);
     let (sender, receiver) = mpsc::channel(1);
-    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.metrics), permit);
+    let feed = feed(Arc::clone(&shared), sender, line, permit);
     let feed = AbortOnDropHandle::new(tokio::spawn(feed));
-    shared.registry.wake_page();
     let body = stream::unfold((receiver, feed), async |(mut receiver, feed): (mpsc::Receiver<Bytes>, _)| {
         receiver.recv().await.map(|state| (Ok::<_, Infallible>(state), (receiver, feed)))
     });
@@ -195,21 +191,19 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Ar
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// Ends with the connection, which owns it, and with the page, which drops the states.
-async fn feed(
-    mut states: watch::Receiver<Bytes>,
-    sender: mpsc::Sender<Bytes>,
-    line: Arc<Line>,
-    metrics: Arc<Metrics>,
-    _permit: OwnedSemaphorePermit,
-) {
-    while states.changed().await.is_ok() {
-        let state = states.borrow_and_update().clone();
-        match tokio::time::timeout(READ_TIMEOUT, sender.send(state)).await {
+/// Ends with the connection, which owns it.
+async fn feed(shared: Arc<Shared>, sender: mpsc::Sender<Bytes>, line: Arc<Line>, _permit: OwnedSemaphorePermit) {
+    let mut frames = shared.frames.subscribe();
+    let mut told = Told::default();
+    // Not before it is subscribed, or it would wait for the next one.
+    shared.registry.wake_page();
+    while frames.changed().await.is_ok() {
+        let frame = Arc::clone(&frames.borrow_and_update());
+        match tokio::time::timeout(shared.read_timeout, sender.send(frame.news(&mut told))).await {
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return,
             Err(_elapsed) => {
-                metrics.page_streams_dropped.inc();
+                shared.metrics.page_streams_dropped.inc();
                 line.cut.cancel();
                 return;
             }
