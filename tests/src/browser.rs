@@ -130,7 +130,7 @@ impl Browser {
     pub fn wait_until(&self, expression: &str) {
         wait::until(PATIENCE, || match self.value(&format!("!!({expression})")) {
             Value::Bool(true) => Ok(()),
-            _ => Err(format!("{expression} does not hold; the page says:\n{}", self.visible_text())),
+            _ => Err(format!("{expression} does not hold; the page says:\n{:.1500}", self.visible_text())),
         });
     }
 

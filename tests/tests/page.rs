@@ -122,7 +122,7 @@ fn hostile_names_are_text() {
     let master = master();
     browser.open(&url(&master));
     let id = "<img src=x onerror=document.title=1>";
-    let _nodes = grow(&master, &browser, &[id]);
+    let _nodes = grow(&master, &browser, &[id, "other"]);
     let mut reporters = Reporters::new(master.address());
     let hostile = NodeReport {
         hostname: "<script>document.title=2</script>".into(),

@@ -94,7 +94,8 @@ function pan(x, y) {
 export function reveal(id, isNear) {
   const place = find(id);
   if (!place) return;
-  if (isNear && view.across < 64) zoom(64 / view.across);
+  const near = between([64, ACROSS[1]], id.length * LETTER + 28);
+  if (isNear && view.across < near) zoom(near / view.across);
   const [x, y] = at(place), width = host.clientWidth, height = host.clientHeight;
   const room = isNear ? width / 3 : 24;
   const right = Math.max(0, room - x) - Math.max(0, x - width + room);
