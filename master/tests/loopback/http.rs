@@ -94,8 +94,8 @@ async fn a_browser_that_reads_nothing_is_cut_and_counted() {
     read_until(&mut reader, "event: tree").await;
     let report = |number: usize, hostname: String| NodeReport { hostname, ..root(&format!("{number:0>120}")) };
     let mut nodes = Vec::new();
-    for number in 0..100 {
-        nodes.push(Reporter::register(&master, report(number, "x".into())).await);
+    for number in 0..300 {
+        nodes.push(Reporter::register(&master, report(number, "x".repeat(250))).await);
     }
     let is_cut = |metrics: &str| {
         ["streams_dropped_total 1\n", "streams_opened_total 2\n", "streams 1\n"]

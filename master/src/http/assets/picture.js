@@ -95,9 +95,10 @@ export function reveal(id, isNear) {
   const place = find(id);
   if (!place) return;
   const near = between([64, ACROSS[1]], id.length * LETTER + 28);
-  if (isNear && view.across < near) zoom(near / view.across);
+  const isFar = isNear && !isBoxed() && view.across < near;
+  if (isFar) zoom(near / view.across);
   const [x, y] = at(place), width = host.clientWidth, height = host.clientHeight;
-  const room = isNear ? width / 3 : 24;
+  const room = isFar ? width / 3 : isBoxed() ? BOX / 2 + 4 : 24;
   const right = Math.max(0, room - x) - Math.max(0, x - width + room);
   const down = Math.max(0, 24 - y) - Math.max(0, y - height + BOX_HEIGHT);
   if (right || down) pan(right, down);
