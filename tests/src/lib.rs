@@ -20,7 +20,8 @@
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
 //!   must reach everybody.
-//! - [`scrape`]: what a process says over HTTP.
+//! - [`scrape`]: what a process says over HTTP; [`browser`]: a real browser that looks at it.
+//! - [`reporters`]: servers played by the test, of which a real master hears.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`rivals`]: clients that want the same names at the same time.
@@ -29,6 +30,7 @@
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a harness fails by panicking")]
 
+pub mod browser;
 pub mod calm;
 pub mod chaos;
 pub mod cluster;
@@ -44,6 +46,7 @@ pub mod peer;
 pub mod peers;
 pub mod process;
 pub mod promises;
+pub mod reporters;
 pub mod resuming;
 pub mod rivals;
 pub mod scrape;

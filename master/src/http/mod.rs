@@ -3,6 +3,7 @@
 //! Event streams are told the latest state only: a browser that is slow misses states in between, and nothing queues up
 //! for it. One that reads nothing is cut.
 
+mod assets;
 mod state;
 
 use std::convert::Infallible;
@@ -33,6 +34,8 @@ use crate::messages;
 use crate::metrics::{self, Open};
 use crate::registry::Registry;
 
+use state::{Frame, Told};
+
 /// Connections at one time; the others wait in the operating system's queue.
 const MAX_CONNECTIONS: usize = 192;
 
@@ -42,16 +45,13 @@ const MAX_STREAMS: usize = 128;
 /// How long a browser may leave its event stream unread.
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Nothing from elsewhere, and nothing inline.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
-
 /// A live page that is about to be served.
 #[derive(Debug)]
 pub struct Page {
     listener: TcpListener,
     peer_pages: Vec<String>,
     tls: Option<Acceptor>,
+    read_timeout: Duration,
 }
 
 impl Page {
@@ -62,13 +62,19 @@ impl Page {
     pub async fn bind(host: &str, port: u16, peer_pages: Vec<String>) -> Result<Self, MasterError> {
         let listener = http::bind(host, port).await;
         let listener = listener.map_err(|source| MasterError::ListenHttp { host: host.to_owned(), port, source })?;
-        Ok(Self { listener, peer_pages, tls: None })
+        Ok(Self { listener, peer_pages, tls: None, read_timeout: READ_TIMEOUT })
     }
 
     /// Takes TLS there too, as the acceptor says.
     #[must_use]
     pub fn over_tls(self, acceptor: Acceptor) -> Self {
         Self { tls: Some(Acceptor { protocol: Protocol::Http, ..acceptor }), ..self }
+    }
+
+    /// Closes the event stream of a browser that has not read it for this long, instead of 10 s.
+    #[must_use]
+    pub fn with_read_timeout(self, read_timeout: Duration) -> Self {
+        Self { read_timeout, ..self }
     }
 
     /// Where it listens.
@@ -84,43 +90,34 @@ struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
     handshakes: Option<Arc<Handshakes>>,
-    states: watch::Sender<Bytes>,
+    frames: watch::Sender<Arc<Frame>>,
+    read_timeout: Duration,
     streams: Arc<Semaphore>,
 }
 
 /// Answers until told to stop. What is being answered then is cut.
 pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
-    let (states, _) = watch::channel(Bytes::new());
-    let following = state::follow(Arc::clone(&registry), states.clone(), page.peer_pages);
+    let (frames, _) = watch::channel(Arc::default());
+    let following = state::follow(Arc::clone(&registry), frames.clone(), page.peer_pages);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
     let handshakes = page.tls.as_ref().map(|acceptor| Arc::clone(&acceptor.handshakes));
     let router = Router::new()
-        .route("/", get(async || asset("text/html; charset=utf-8", include_str!("assets/index.html"))))
-        .route("/page.css", get(async || asset("text/css; charset=utf-8", include_str!("assets/page.css"))))
-        .route("/page.js", get(async || asset("text/javascript; charset=utf-8", include_str!("assets/page.js"))))
-        .route(
-            "/d3-hierarchy.min.js",
-            get(async || asset("text/javascript; charset=utf-8", include_str!("assets/d3-hierarchy.min.js"))),
-        )
+        .merge(assets::router())
         .route("/events", get(events))
         .route("/metrics", get(text_of_metrics))
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/drain/{id}", post(drain))
-        .with_state(Arc::new(Shared { registry, authorizer, handshakes, states, streams }));
+        .with_state(Arc::new(Shared {
+            registry,
+            authorizer,
+            handshakes,
+            frames,
+            read_timeout: page.read_timeout,
+            streams,
+        }));
     let serving = http::serve(page.listener, page.tls, router, MAX_CONNECTIONS, stop.clone());
     tokio::join!(serving, stop.run_until_cancelled(following));
-}
-
-fn asset(kind: &'static str, text: &'static str) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, kind),
-        (header::CONTENT_SECURITY_POLICY, POLICY),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-cache"),
-    ];
-    (headers, text).into_response()
 }
 
 async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Line>) -> Response {
@@ -131,9 +128,8 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Li
     shared.registry.metrics().page_streams_opened.inc();
     line.last();
     let (sender, receiver) = mpsc::channel(1);
-    let feed = feed(shared.states.subscribe(), sender, line, Arc::clone(&shared.registry), permit);
+    let feed = feed(Arc::clone(&shared), sender, line, permit);
     let feed = AbortOnDropHandle::new(tokio::spawn(feed));
-    shared.registry.wake_page();
     let body = stream::unfold((receiver, feed), async |(mut receiver, feed): (mpsc::Receiver<Bytes>, _)| {
         receiver.recv().await.map(|state| (Ok::<_, Infallible>(state), (receiver, feed)))
     });
@@ -141,21 +137,19 @@ async fn events(State(shared): State<Arc<Shared>>, Extension(line): Extension<Li
     (headers, Body::from_stream(body)).into_response()
 }
 
-/// Ends with the connection, which owns it, and with the page, which drops the states.
-async fn feed(
-    mut states: watch::Receiver<Bytes>,
-    sender: mpsc::Sender<Bytes>,
-    line: Line,
-    registry: Arc<Registry>,
-    _permit: OwnedSemaphorePermit,
-) {
-    while states.changed().await.is_ok() {
-        let state = states.borrow_and_update().clone();
-        match tokio::time::timeout(READ_TIMEOUT, sender.send(state)).await {
+/// Ends with the connection, which owns it.
+async fn feed(shared: Arc<Shared>, sender: mpsc::Sender<Bytes>, line: Line, _permit: OwnedSemaphorePermit) {
+    let mut frames = shared.frames.subscribe();
+    let mut told = Told::default();
+    // Not before it is subscribed, or it would wait for the next one.
+    shared.registry.wake_page();
+    while frames.changed().await.is_ok() {
+        let frame = Arc::clone(&frames.borrow_and_update());
+        match tokio::time::timeout(shared.read_timeout, sender.send(frame.news(&mut told))).await {
             Ok(Ok(())) => {}
             Ok(Err(_gone)) => return,
             Err(_elapsed) => {
-                registry.metrics().page_streams_dropped.inc();
+                shared.registry.metrics().page_streams_dropped.inc();
                 line.cut();
                 return;
             }

@@ -171,6 +171,13 @@ impl History {
         whats.into_iter().map(|what| self.push(at, what)).collect()
     }
 
+    /// A node that is about to be [lost](Change::Lost) was draining, which may have been too short to be a change.
+    pub fn drained(&mut self, id: &NodeId) {
+        if let Some(known) = self.known.get_mut(id) {
+            known.is_draining = true;
+        }
+    }
+
     fn joined(&mut self, view: &NodeView, now: Instant, is_warming: bool) -> Vec<What> {
         let report = &view.report;
         self.losses.remove(&report.id);
@@ -313,9 +320,14 @@ mod tests {
         fn news(&mut self) -> Vec<String> {
             let (world, now) = (&self.world, self.world.now);
             let changes = self.tracker.changes(&world.topology, &world.topology.forest(now), now);
-            let happenings = changes
-                .iter()
-                .flat_map(|change| self.history.take(change, now, SystemTime::UNIX_EPOCH, self.is_warming));
+            let happenings = changes.iter().flat_map(|change| {
+                if let Change::Lost { id, .. } = change
+                    && world.topology.has_drained(id)
+                {
+                    self.history.drained(id);
+                }
+                self.history.take(change, now, SystemTime::UNIX_EPOCH, self.is_warming)
+            });
             happenings.map(|happening| text(&happening.what)).collect()
         }
     }
@@ -413,6 +425,16 @@ mod tests {
         assert_eq!(told.end("a"), ["a drained"]);
         told.report(node("b"));
         assert_eq!(told.report(Report { state: State::Draining, ..node("b") }), ["b drains, asked: false"]);
+    }
+
+    #[test]
+    fn a_node_that_drains_too_fast_to_be_seen_is_not_lost() {
+        let mut told = Told::new();
+        told.report(node("a"));
+        told.world.report(Report { state: State::Draining, ..node("a") });
+        assert_eq!(told.end("a"), ["a drained"]);
+        told.report(Report { incarnation: Incarnation(2), ..node("a") });
+        assert_eq!(told.end("a"), ["a lost, silent: false"]);
     }
 
     #[test]

@@ -47,6 +47,9 @@ const CONFLICT_MEMORY: Duration = Duration::from_secs(30);
 /// How many conflicts are remembered.
 const MAX_CONFLICTS: usize = 64;
 
+/// How many nodes that left as they should are remembered.
+const MAX_DRAINED: usize = 256;
+
 /// What a topology holds at most.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -189,12 +192,20 @@ pub struct Topology {
     listed_ids: usize,
     conflicts: VecDeque<Conflict>,
     promises: BTreeMap<NodeId, Promise>,
+    drained: VecDeque<NodeId>,
 }
 
 impl Topology {
     /// Knows nobody.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, entries: BTreeMap::new(), listed_ids: 0, conflicts: VecDeque::new(), promises: BTreeMap::new() }
+        Self {
+            limits,
+            entries: BTreeMap::new(),
+            listed_ids: 0,
+            conflicts: VecDeque::new(),
+            promises: BTreeMap::new(),
+            drained: VecDeque::new(),
+        }
     }
 
     /// Takes a report that came over a stream.
@@ -251,8 +262,20 @@ impl Topology {
         let owned = self.entries.get(id).is_some_and(|entry| entry.stream == stream);
         if owned && let Some(entry) = self.entries.remove(id) {
             self.listed_ids -= entry.report.listed_ids();
+            self.drained.retain(|drained| drained != id);
+            if entry.drain_requested || entry.report.state == State::Draining {
+                if self.drained.len() >= MAX_DRAINED {
+                    self.drained.pop_front();
+                }
+                self.drained.push_back(id.clone());
+            }
         }
         owned
+    }
+
+    /// Whether a node that is gone was draining when it was heard of last. Only the latest are known.
+    pub fn has_drained(&self, id: &NodeId) -> bool {
+        self.drained.contains(id)
     }
 
     /// Marks a node as told to drain, so that nobody is sent there any more. Says which stream to tell, and which start

@@ -6,7 +6,7 @@ use arborcast_proto::registry::{
     DrainNodeRequest, GetTopologyRequest, NodeReport, Topology, WatchTopologyRequest, advice,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use tonic::Request;
@@ -17,8 +17,12 @@ use tonic_prost::ProstCodec;
 use crate::harness::{Master, Reporter, SECRET, root, soon, until, with_secret};
 
 async fn start() -> (Master, u16) {
+    start_with(|page| page).await
+}
+
+async fn start_with(change: impl FnOnce(Page) -> Page) -> (Master, u16) {
     let settings = Settings { warm_up: Duration::ZERO, ..Settings::new(SECRET.into()) };
-    let page = Page::bind("127.0.0.1", 0, Vec::new()).await.unwrap();
+    let page = change(Page::bind("127.0.0.1", 0, Vec::new()).await.unwrap());
     let http = page.address().unwrap().port();
     let listener = listen("127.0.0.1", 0).await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -76,7 +80,7 @@ async fn a_node_is_drained_with_the_secret_and_the_header_only() {
 async fn many_scrapes_are_all_answered() {
     let (master, http) = start().await;
     let _node = Reporter::register(&master, root("a")).await;
-    for _ in 0..500 {
+    for _ in 0..3000 {
         let text = answer(http, "GET /metrics HTTP/1.1").await;
         assert!(text.contains("arborcast_master_nodes{state=\"live\"} 1"), "{text}");
     }
@@ -129,4 +133,39 @@ async fn the_metrics_tell_of_calls_streams_advice_and_watchers() {
         if is_right { Ok(()) } else { Err(text) }
     })
     .await;
+}
+
+/// The volume is made by a tree that changes all the time; the others must not notice.
+#[tokio::test]
+async fn a_browser_that_reads_nothing_is_cut_and_counted() {
+    let (master, http) = start_with(|page| page.with_read_timeout(Duration::from_millis(200))).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut deaf = soon(socket.connect(([127, 0, 0, 1], http).into())).await.unwrap();
+    soon(deaf.write_all(b"GET /events HTTP/1.1\r\nhost: x\r\n\r\n")).await.unwrap();
+    let mut reader = ask(http, "GET /events HTTP/1.1").await;
+    read_until(&mut reader, "event: tree").await;
+    let report = |number: usize, hostname: String| NodeReport { hostname, ..root(&format!("{number:0>120}")) };
+    let mut nodes = Vec::new();
+    for number in 0..300 {
+        nodes.push(Reporter::register(&master, report(number, "x".repeat(250))).await);
+    }
+    let is_cut = |metrics: &str| {
+        ["streams_dropped_total 1\n", "streams_opened_total 2\n", "streams 1\n"]
+            .iter()
+            .all(|line| metrics.contains(&format!("\narborcast_master_page_{line}")))
+    };
+    soon(async {
+        for turn in 0.. {
+            nodes[0].report(report(0, format!("{turn:0>200}"))).await;
+            read_until(&mut reader, &format!("{turn:0>200}")).await;
+            if is_cut(&answer(http, "GET /metrics HTTP/1.1").await) {
+                break;
+            }
+        }
+    })
+    .await;
+    let mut rest = Vec::new();
+    let end = soon(deaf.read_to_end(&mut rest)).await;
+    assert!(end.is_err() || rest.len() < 8 << 20, "it got {} bytes after it was cut", rest.len());
 }

@@ -1,7 +1,7 @@
 //! `cargo demo`: a real tree of servers on this machine, with masters and clients, to look at, to join and to break.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -11,6 +11,7 @@ use arborcast_proto::registry::{GetTopologyRequest, NodeReport, Topology};
 use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder};
 use arborcast_tests::process::{Signal, client_binary};
+use arborcast_tests::scrape::http_address;
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -47,7 +48,7 @@ fn main() -> Result<()> {
     println!("Building the binaries, if that has not been done yet ...");
     let client = client_binary().display().to_string();
     println!("Starting two masters and {SERVERS} servers ...");
-    let masters = [Master::start(), Master::start()];
+    let masters = masters();
     let builders = builders(&masters);
     let mut nodes: Vec<Node> = builders.iter().map(NodeBuilder::start).collect();
     let runtime = tokio::runtime::Runtime::new().context("can't start the runtime")?;
@@ -72,6 +73,18 @@ fn main() -> Result<()> {
     drop(masters);
     println!("\nStopped. Nothing is left running.");
     Ok(())
+}
+
+/// Two masters with live pages; the second one's links to the first.
+fn masters() -> [Master; 2] {
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let first = Master::start_with(any, &["--http", "127.0.0.1:0"]);
+    let second = Master::start_with(any, &["--http", "127.0.0.1:0", "--peer-page", &page(&first)]);
+    [first, second]
+}
+
+fn page(master: &Master) -> String {
+    format!("http://{}/", http_address(&master.process))
 }
 
 /// How the servers are started; with two children at most, so that the tree is one to look at.
@@ -328,6 +341,7 @@ impl Counts {
 fn invitation(entrance: SocketAddr, masters: &[Master], client_binary: &str) -> String {
     let (host, port) = (entrance.ip(), entrance.port());
     let master = masters.first().map(|master| master.address().to_string()).unwrap_or_default();
+    let page = masters.last().map(page).unwrap_or_default();
     format!(
         r#"Join in, from other terminals:
 
@@ -340,7 +354,11 @@ or by hand (whoever is sent a REDIRECT connects to the port it names and starts 
   {{"command":"LOGIN","username":"anonymous"}}
   {{"command":"ACTIVITY_MESSAGE","username":"anonymous","activity":{{"verb":"wave"}}}}
 
-or ask a master for the tree:
+or watch the tree in a browser:
+
+  {page}
+
+or ask a master for it:
 
   grpcurl -plaintext {master} arborcast.registry.v1.Registry/GetTopology
 

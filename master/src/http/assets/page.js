@@ -1,119 +1,203 @@
-"use strict";
-// Whatever a node says of itself is shown by textContent only, never as markup.
+// Whatever a node says of itself is shown by textContent and attributes only, never as markup.
+import { count, isFresh, isHit, model, seconds, takeRates, takeTree, toggleFold, unfoldTo } from "./model.js";
+import * as list from "./list.js";
+import * as picture from "./picture.js";
+import * as timeline from "./timeline.js";
+
+// From so many nodes on a narrow page begins with the list.
+const MANY = 24, NARROW = 700;
+// Milliseconds: the master says something every second, so after this long the connection is dead, whatever it looks like.
+const SILENCE = 5000, AGAIN = 1000;
+
 const at = (id) => document.getElementById(id);
-const WIDTH = 150, HEIGHT = 92, BOX = 136, BOX_HEIGHT = 62;
-let state = null, chosen = null;
+let isList = false, isFormChosen = false, wasFresh = false;
 
-function svg(name, attributes, parent) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
-  parent.append(element);
-  return element;
-}
-const short = (text, most) => (text.length > most ? text.slice(0, most - 1) + "…" : text);
+function form() { return isList ? list : picture; }
 
-// Nodes whose parents are unknown stand at the top, and so does one of each circle.
-function hierarchy(nodes) {
-  const byId = new Map(nodes.map((node) => [node.id, { node, children: [] }]));
-  const top = { node: null, children: [] };
-  for (const item of byId.values()) {
-    const seen = new Set([item.node.id]);
-    let up = byId.get(item.node.parent);
-    while (up && !seen.has(up.node.id)) { seen.add(up.node.id); up = byId.get(up.node.parent); }
-    const parent = up ? null : byId.get(item.node.parent);
-    (parent || top).children.push(item);
-  }
-  return d3.hierarchy(top);
+function shape() { if (isList) list.draw(); else picture.layOut(); }
+
+function look() { if (isList) list.draw(); else picture.draw(); details(); }
+
+function showAs(asList) {
+  isList = asList;
+  at("list").hidden = !asList;
+  at("picture").hidden = asList;
+  at("zoom").hidden = asList;
+  at("as-list").setAttribute("aria-pressed", asList);
+  at("as-picture").setAttribute("aria-pressed", !asList);
+  shape();
+  if (isList) list.reveal(model.current);
 }
 
-function draw() {
-  const focused = document.activeElement && document.activeElement.getAttribute("data-id");
-  const root = d3.tree().nodeSize([WIDTH, HEIGHT])(hierarchy(state.nodes));
-  const all = root.descendants().filter((place) => place.data.node);
-  const left = Math.min(0, ...all.map((place) => place.x)) - WIDTH / 2;
-  const right = Math.max(0, ...all.map((place) => place.x)) + WIDTH / 2;
-  const bottom = Math.max(1, ...all.map((place) => place.depth)) * HEIGHT;
-  const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  picture.setAttribute("viewBox", `${left} 8 ${right - left} ${bottom}`);
-  picture.setAttribute("width", right - left);
-  picture.setAttribute("height", bottom);
-  const y = (place) => (place.depth - 1) * HEIGHT + 16;
-  for (const place of all) {
-    if (!place.parent.data.node) continue;
-    const from = y(place.parent) + BOX_HEIGHT, to = y(place), middle = (from + to) / 2;
-    const busy = place.data.node.rate > 0 ? " busy" : "";
-    svg("path", { class: "link" + busy, d: `M${place.parent.x},${from}C${place.parent.x},${middle} ${place.x},${middle} ${place.x},${to}` }, picture);
-  }
-  for (const place of all) {
-    const node = place.data.node;
-    const group = svg("g", { class: `node ${node.state}${node.id === chosen ? " chosen" : ""}`, tabindex: 0, role: "button", transform: `translate(${place.x},${y(place)})` }, picture);
-    group.setAttribute("data-id", node.id);
-    group.setAttribute("aria-label", `${node.id}, ${node.state}`);
-    svg("rect", { x: -BOX / 2, y: 0, width: BOX, height: BOX_HEIGHT, rx: 6 }, group);
-    svg("text", { class: "id", y: 15 }, group).textContent = short(node.id, 18);
-    svg("text", { y: 29 }, group).textContent = short(node.address, 22);
-    svg("text", { y: 42 }, group).textContent = `load ${node.load} · depth ${node.depth} · ${node.rate.toFixed(0)}/s`;
-    svg("text", { y: 55 }, group).textContent = `${node.state} · ${(node.age_ms / 1000).toFixed(1)} s ago`;
-    const choose = () => { chosen = node.id; at("answer").textContent = ""; show(); };
-    group.addEventListener("click", choose);
-    group.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(); }
-    });
-  }
-  at("tree").replaceChildren(picture);
-  if (focused) for (const group of picture.querySelectorAll(".node")) if (group.getAttribute("data-id") === focused) group.focus({ preventScroll: true });
+function summary() {
+  const items = [...model.items.values()], roots = model.top.children.length;
+  const clients = items.reduce((sum, item) => sum + item.load, 0), depth = Math.max(0, ...items.map((item) => item.depth));
+  at("summary").textContent = `${count(items.length, "node")} · ${count(clients, "client")} · depth ${depth} · master ${model.master}${model.isWarming ? ", which may not know everybody yet" : ""}`;
+  const trees = roots > 1 ? `${roots} trees: not all nodes are connected` : "";
+  if (at("trees").textContent !== trees) at("trees").textContent = trees;
 }
 
 function details() {
-  const node = state.nodes.find((node) => node.id === chosen);
-  at("details").hidden = chosen === null;
-  at("chosen").textContent = chosen === null ? "" : chosen;
-  at("drain").hidden = !node;
-  const facts = node ? { address: node.address, state: node.state, parent: node.parent || "none", load: node.load, depth: node.depth, "activities/s": node.rate.toFixed(1), heartbeat: `${node.age_ms} ms ago`, version: node.version || "unknown" } : { state: "gone" };
+  const item = model.items.get(model.chosen);
+  at("details").hidden = model.chosen === null;
+  at("chosen").textContent = model.chosen ?? "";
+  at("drain").hidden = !item;
+  const facts = item ? { state: item.state, address: item.address, parent: item.parent ?? "none: a root", children: item.children.length, "nodes below": item.below, load: count(item.load, "client"), depth: item.depth, "activities/s": item.rate.toFixed(1), heartbeat: `${seconds(item.age)} ago`, version: item.version || "unknown" } : { state: "gone" };
   at("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const term = document.createElement("dt"), text = document.createElement("dd");
-    term.textContent = name; text.textContent = value;
+    term.textContent = name;
+    text.textContent = value;
     return [term, text];
   }));
 }
 
-function timeline() {
-  const wanted = at("filter").value.toLowerCase();
-  const found = state.events.filter((event) => `${event.kind} ${event.text}`.toLowerCase().includes(wanted)).reverse();
-  at("events").replaceChildren(...found.map((event) => {
-    const line = document.createElement("li");
-    line.textContent = `${new Date(event.at).toLocaleTimeString()}  ${event.text}`;
-    return line;
-  }));
+function choose(id, takesFocus) {
+  if (model.chosen !== id) at("answer").textContent = "";
+  model.chosen = id;
+  if (model.items.has(id)) model.current = id;
+  look();
+  if (takesFocus) at("chosen").focus();
 }
 
-function show() {
-  if (!state) return;
-  at("summary").textContent = `master ${state.master}: ${state.nodes.length} nodes${state.warming ? ", may not know everybody yet" : ""}`;
-  at("peers").replaceChildren(...state.peers.map((url) => {
+function close() {
+  if (model.chosen === null) return;
+  const hadFocus = at("details").contains(document.activeElement);
+  model.chosen = null;
+  at("secret").value = "";
+  look();
+  if (hadFocus) form().focus();
+}
+
+function toggle(id) {
+  toggleFold(id);
+  shape();
+}
+
+function move(id) {
+  model.current = id;
+  if (isList) list.draw(); else picture.draw();
+  form().focus();
+  form().reveal(id);
+}
+
+function jump(id) {
+  unfoldTo(id);
+  model.current = id;
+  shape();
+  choose(id, false);
+  form().reveal(id, true);
+}
+
+function find(isNext) {
+  model.wanted = at("find").value.trim().toLowerCase();
+  const hits = [...model.items.values()].filter(isHit);
+  at("found").textContent = model.wanted ? `${hits.length} found` : "";
+  if (isNext && hits.length) {
+    const index = (hits.findIndex((item) => item.id === model.chosen) + 1) % hits.length;
+    at("found").textContent = `${index + 1} of ${hits.length}`;
+    jump(hits[index].id);
+  } else look();
+}
+
+function peers(urls) {
+  at("peers").hidden = !urls.length;
+  at("peers").replaceChildren("Other masters: ", ...urls.map((url) => {
     const link = document.createElement("a");
-    link.href = url; link.textContent = url; link.rel = "noreferrer";
+    link.href = url;
+    link.textContent = new URL(url).host;
+    link.rel = "noreferrer";
     return link;
   }));
-  draw(); details(); timeline();
 }
 
-function say(text, broken) { at("stream").textContent = text; at("stream").className = broken ? "broken" : ""; }
+// The stream of events. A broken one is said, and what is shown then is dimmed, since it is old.
+let source = null, heard = 0, brokenSince = null;
+
+function say(text, isBroken) {
+  if (at("stream").textContent !== text) at("stream").textContent = text;
+  at("stream").className = isBroken ? "broken" : "";
+  at("main").classList.toggle("old", isBroken);
+}
+
+function broken(why) {
+  source.close();
+  source = null;
+  if (brokenSince === null) {
+    brokenSince = Date.now();
+    if (model.master !== null) timeline.add({ at: brokenSince, kind: "master", text: "this page lost its master" });
+  }
+  say(`${why} since ${new Date(brokenSince).toLocaleTimeString([], { hour12: false })}: trying again`, true);
+}
+
+function back(isSame) {
+  if (brokenSince !== null && model.master !== null) {
+    const text = `master back after ${seconds(Date.now() - brokenSince)}${isSame ? "" : ", started anew"}`;
+    timeline.add({ at: Date.now(), kind: "master", text });
+  }
+  brokenSince = null;
+}
 
 function connect() {
-  const source = new EventSource("events");
-  source.onmessage = (event) => { state = JSON.parse(event.data); say("live", false); show(); };
-  source.onerror = () => { source.close(); say("no connection to the master: trying again", true); setTimeout(connect, 1000); };
+  source = new EventSource("events");
+  heard = Date.now();
+  const on = (name, take) => source.addEventListener(name, (event) => { heard = Date.now(); take(JSON.parse(event.data)); });
+  on("tree", (tree) => {
+    const isSame = tree.master === model.master;
+    if (!isSame) timeline.restart();
+    back(isSame);
+    const isFirst = model.master === null;
+    takeTree(tree);
+    if (isFirst && !isFormChosen) showAs(innerWidth < NARROW && model.items.size > MANY);
+    peers(tree.peers);
+    shape();
+    details();
+    say("live", false);
+  });
+  on("happened", (events) => timeline.take(events));
+  on("rates", (rates) => {
+    takeRates(rates);
+    summary();
+    look();
+  });
+  source.onerror = () => { broken("no connection to the master"); setTimeout(connect, AGAIN); };
 }
 
-at("filter").addEventListener("input", () => state && timeline());
+setInterval(() => {
+  if (source && Date.now() - heard > SILENCE) {
+    broken("nothing heard from the master");
+    connect();
+  }
+  const fresh = [...model.items.values()].some(isFresh);
+  if (wasFresh && !fresh) look();
+  wasFresh = fresh;
+}, 1000);
+
+const asked = { choose, toggle, move };
+picture.listen(asked);
+list.listen(asked);
+timeline.listen(jump);
+for (const [id, asList] of [["as-picture", false], ["as-list", true]]) at(id).addEventListener("click", () => { isFormChosen = true; showAs(asList); });
+at("fit").addEventListener("click", picture.fit);
+at("zoom-in").addEventListener("click", () => picture.zoom(1.4));
+at("zoom-out").addEventListener("click", () => picture.zoom(1 / 1.4));
+at("fold").addEventListener("click", () => {
+  const isFolded = model.folded.size > 0;
+  model.folded.clear();
+  if (!isFolded) for (const item of model.items.values()) if (item.above && item.children.length) model.folded.add(item.id);
+  shape();
+  if (!isList) picture.fit();
+});
+at("find").addEventListener("input", () => find(false));
+at("find").addEventListener("keydown", (event) => { if (event.key === "Enter") find(true); });
+at("close").addEventListener("click", close);
+addEventListener("keydown", (event) => { if (event.key === "Escape") close(); });
 at("drain").addEventListener("submit", async (event) => {
   event.preventDefault();
   // Headers carry bytes: the letters of the secret are sent as UTF-8.
   const bytes = String.fromCharCode(...new TextEncoder().encode(at("secret").value));
   at("secret").value = "";
   try {
-    const answer = await fetch(`drain/${encodeURIComponent(chosen)}`, { method: "POST", headers: { authorization: `Bearer ${bytes}`, "x-arborcast": "drain" } });
+    const answer = await fetch(`drain/${encodeURIComponent(model.chosen)}`, { method: "POST", headers: { authorization: `Bearer ${bytes}`, "x-arborcast": "drain" } });
     at("answer").textContent = await answer.text();
   } catch (error) { at("answer").textContent = `not asked: ${error.message}`; }
 });
