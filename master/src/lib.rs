@@ -23,6 +23,7 @@ mod health;
 mod incoming;
 mod messages;
 mod metrics;
+mod naming;
 mod outbox;
 mod registry;
 mod report_stream;

@@ -13,6 +13,7 @@ use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::changes::Change;
 use crate::topology::faults::{Fault, FaultKind};
 use crate::topology::forest::{NodeView, Tree};
+use crate::topology::naming::NamedServer;
 use crate::topology::plan::Move;
 use crate::topology::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State};
 
@@ -173,6 +174,17 @@ pub(crate) fn proposal(proposal: Proposal) -> pb::MoveProposal {
         parent_id: proposal.parent.to_string(),
         relieves_parent: proposal.relieves_parent,
     }
+}
+
+/// Other servers as advice.
+pub(crate) fn other_servers(least_loaded: Vec<NamedServer>, others: Vec<NamedServer>) -> pb::OtherServers {
+    let messages = |servers: Vec<NamedServer>| servers.into_iter().map(other_server).collect();
+    pb::OtherServers { least_loaded: messages(least_loaded), others: messages(others) }
+}
+
+fn other_server(server: NamedServer) -> pb::OtherServer {
+    let NamedServer { id, hostname, port, load } = server;
+    pb::OtherServer { node_id: id.to_string(), hostname, port: port.into(), load }
 }
 
 /// A plan for one tree.

@@ -19,6 +19,7 @@ use crate::error::MasterError;
 use crate::health;
 use crate::http::{self, Page};
 use crate::incoming::bounded;
+use crate::naming;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::settings::{CALL_TIMEOUT, KEEPALIVE, MAX_MESSAGE, STOP_TIMEOUT, Settings};
@@ -82,7 +83,8 @@ where
     let router = router(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
 
     info!(master = registry.master_id(), ?warm_up, balances, "serving");
-    tasks.spawn(Announcer::new(registry, watchers).run(stop.clone()));
+    tasks.spawn(Announcer::new(Arc::clone(&registry), watchers).run(stop.clone()));
+    tasks.spawn(naming::run(registry, stop.clone()));
     tasks.spawn(health::follow(reporter, warm_up, stop.clone()));
     tasks.close();
     let incoming = bounded(connections, bounds.connections, bounds.handshake_timeout);
