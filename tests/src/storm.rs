@@ -37,7 +37,17 @@ const LINE_DELAY: Duration = Duration::from_millis(20);
 
 /// Servers that start at the same time, each with room for one to four children.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
+    grow(Cluster::new(seed), servers)
+}
+
+/// The same, where no master tells of other servers, so that they announce themselves.
+pub fn forest_that_announces(seed: u64, servers: usize) -> Cluster {
     let mut cluster = Cluster::new(seed);
+    cluster.have_masters = false;
+    grow(cluster, servers)
+}
+
+fn grow(mut cluster: Cluster, servers: usize) -> Cluster {
     for _ in 0..servers {
         let max_children = cluster.rng.random_range(1..5);
         cluster.add_extended_server(max_children);
