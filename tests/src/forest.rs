@@ -20,13 +20,15 @@ use crate::master::Master;
 use crate::node::{Node, NodeBuilder};
 use crate::peer::{Arrival, Line, Peer};
 use crate::process::Signal;
-use crate::tree;
 use crate::wait::{self, PATIENCE};
 
 /// How long the first wave of activities may take before the tree is taken for incomplete; each next one may take twice
 /// as long, up to the longest.
 const FIRST_WAVE: Duration = Duration::from_millis(100);
 const LONGEST_WAVE: Duration = Duration::from_secs(2);
+
+/// How many servers a master names at a time to which clients can be sent.
+const MAX_NAMED: usize = 8;
 
 /// Between two activities of the traffic.
 const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
@@ -299,11 +301,20 @@ impl Forest {
         }
     }
 
-    /// Waits until each server has heard of each other, which is what it needs when no master answers.
+    /// Waits until each server knows each other, or as many as a master names at a time, which is what it needs when no
+    /// master answers. What it knows it tells to whoever logs in for an extended session.
     #[track_caller]
     pub fn wait_until_all_know_each_other(&self) {
-        let nodes = self.members.iter().filter_map(|member| member.node.as_ref());
-        tree::wait_until_all_know_each_other(&nodes.collect::<Vec<_>>());
+        let nodes: Vec<_> = self.members.iter().filter_map(|member| member.node.as_ref()).collect();
+        for node in &nodes {
+            wait::until(PATIENCE, || {
+                let mut client = Peer::connect(node.address());
+                client.send(r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"curious"}}"#);
+                let welcome = client.expect_command("LOGIN_SUCCESS");
+                let known = welcome["servers"].as_array().map_or(0, Vec::len);
+                if known >= (nodes.len() - 1).min(MAX_NAMED) { Ok(()) } else { Err(format!("it knows only {known}")) }
+            });
+        }
     }
 
     /// Ends the connections of the clients that judge, for a caller who brings clients of its own.

@@ -19,6 +19,7 @@
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
 //!   must reach everybody.
+//! - [`control`]: what servers say to each other when nothing happens, counted.
 //! - [`scrape`]: what a process says over HTTP.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
@@ -31,6 +32,7 @@
 pub mod calm;
 pub mod chaos;
 pub mod cluster;
+pub mod control;
 pub mod fake_master;
 pub mod forest;
 pub mod invariants;

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use arborcast_core::{ConnectionId, Event, Extensions, NamedServer};
+use arborcast_core::{ConnectionId, Event, NamedServer};
 use arborcast_proto::wire::Message;
-use arborcast_proto::wire::message::{AttachAnswer, Target};
+use arborcast_proto::wire::message::{AttachAnswer, RefusalReason, Target};
 use arborcast_tests::cluster::Cluster;
+use arborcast_tests::control::{self, Manner};
 use arborcast_tests::forest::Forest;
 use arborcast_tests::lines;
 use arborcast_tests::master::Master;
@@ -228,6 +229,16 @@ fn loads_beyond_all_bounds_are_just_large() {
     assert_eq!(solo.core().view().load, 0);
 }
 
+/// K1, as far as masters name the owner.
+#[test]
+fn the_id_of_a_server_that_masters_name_is_in_use() {
+    let mut solo = Middle::new().solo;
+    let named = vec![NamedServer { target: Target { port: 13, ..target(12) }, load: 0 }];
+    solo.handle(Event::ServersNamed { least_loaded: named, others: Vec::new() });
+    let impostor = solo.accept(&authenticate(Some(applicant(12))));
+    assert!(matches!(solo.all_sent(impostor)[..], [Message::LinkRefused { reason: RefusalReason::IdInUse, .. }]));
+}
+
 #[test]
 fn servers_that_masters_name_are_remembered_up_to_a_bound() {
     let mut solo = Middle::new().solo;
@@ -240,39 +251,26 @@ fn servers_that_masters_name_are_remembered_up_to_a_bound() {
     assert!(remembered.len() <= 130, "{}", remembered.len());
 }
 
-fn idle(servers: usize, has_masters: bool) -> Cluster {
-    let mut cluster = Cluster::new(servers as u64);
-    cluster.have_masters = has_masters;
-    cluster.announce_interval = Duration::from_secs(5);
-    for server in 0..servers {
-        cluster.add_extended_server_with(Extensions::new(1, server as u64));
-    }
-    cluster.run_until_trees(Duration::from_secs(300));
-    cluster.run_for(Duration::from_secs(30));
-    cluster.invariants.control_messages.clear();
-    cluster
+/// Messages over each link in a second, of a tree in which nothing happens.
+fn idle_messages(servers: usize, manner: Manner) -> f64 {
+    control::simulated(servers, manner).idle / (servers - 1) as f64
 }
 
-/// Messages over each link in a second, of a tree in which nothing happens.
-fn idle_messages(servers: usize, has_masters: bool) -> f64 {
-    const WATCHED: Duration = Duration::from_secs(20);
-    let mut cluster = idle(servers, has_masters);
-    cluster.run_for(WATCHED);
-    let messages: u64 = cluster.invariants.control_messages.values().map(|(messages, _)| messages).sum();
-    messages as f64 / WATCHED.as_secs_f64() / (servers - 1) as f64
+fn idle(servers: usize) -> Cluster {
+    control::idle_cluster(servers, Manner::WithMasters)
 }
 
 #[test]
 fn control_messages_grow_with_the_number_of_servers_and_not_faster() {
-    let at = [10, 50, 200].map(|servers| idle_messages(servers, true));
+    let at = [10, 50, 200].map(|servers| idle_messages(servers, Manner::WithMasters));
     assert!(at[1] < at[0] + 1.0 && at[2] < at[0] + 1.0, "for each link and second: {at:?}");
-    let before = idle_messages(50, false);
+    let before = idle_messages(50, Manner::Extended);
     assert!(before > at[1] + 5.0, "otherwise nothing is gained: {before} and {at:?}");
 }
 
 #[test]
 fn what_one_plain_server_needs_travels_only_towards_it() {
-    let mut cluster = idle(30, true);
+    let mut cluster = idle(30);
     let border = 17;
     let plain = cluster.add_server(Some(border));
     cluster.run_for(Duration::from_secs(2));
@@ -297,7 +295,7 @@ fn what_one_plain_server_needs_travels_only_towards_it() {
 
 #[test]
 fn announcements_resume_in_the_whole_tree_when_masters_are_gone_and_end_when_they_are_back() {
-    let mut cluster = idle(20, true);
+    let mut cluster = idle(20);
     let announced = |cluster: &mut Cluster, time| {
         cluster.invariants.control_messages.clear();
         cluster.run_for(Duration::from_secs(time));

@@ -76,6 +76,11 @@ impl Servers {
         self.named = usable.map(|server| (server.target.id.clone(), server)).collect();
     }
 
+    /// Where a master says that a server is.
+    pub(crate) fn named(&self, id: &str) -> Option<&Target> {
+        self.named.get(id).map(|server| &server.target)
+    }
+
     pub(crate) fn forget_named(&mut self, id: &str) {
         self.named.remove(id);
     }
