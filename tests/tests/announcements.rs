@@ -1,4 +1,4 @@
-//! Part II, Announcements: servers with masters announce themselves only where somebody needs it (N1 to N5).
+//! Part II, Announcements: servers with masters announce themselves only where somebody needs it (Z1 to Z5).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::collections::BTreeSet;
