@@ -863,6 +863,11 @@ impl Cluster {
         self.clients.len()
     }
 
+    /// How much virtual time has passed.
+    pub fn elapsed(&self) -> Duration {
+        self.now - self.began
+    }
+
     /// How many servers there are.
     pub fn servers(&self) -> usize {
         self.servers.len()

@@ -130,6 +130,14 @@ impl Forest {
     /// The same, with servers started in a special way; ids, masters and the number of children are filled in.
     #[track_caller]
     pub fn grow_with(masters: usize, servers: usize, builder: &NodeBuilder) -> Self {
+        let mut forest = Self::plant(masters, servers, builder);
+        forest.wait_until_one_tree();
+        forest
+    }
+
+    /// The same, and nobody waits until they are one tree.
+    #[track_caller]
+    fn plant(masters: usize, servers: usize, builder: &NodeBuilder) -> Self {
         let masters: Vec<Master> = (0..masters).map(|_| Master::start()).collect();
         let master_addresses: Vec<SocketAddr> = masters.iter().map(Master::address).collect();
         let builder = master_addresses.iter().fold(builder.clone(), |builder, master| builder.flag("--master", master));
@@ -151,8 +159,32 @@ impl Forest {
         for place in 0..servers {
             forest.start(place);
         }
-        forest.wait_until_one_tree();
         forest
+    }
+
+    /// So many servers in a line, each with room for two children, and masters that are dead.
+    #[track_caller]
+    pub fn line(masters: usize, servers: usize) -> Self {
+        let mut forest = Self::plant(masters, 1, &NodeBuilder::default());
+        forest.kill_masters();
+        for place in 1..servers {
+            let above = forest.address(place - 1);
+            forest.join(&NodeBuilder::default().parent(above));
+            forest.wait_until_one_tree();
+        }
+        forest
+    }
+
+    /// The depth of the tree as a master sees it; more than that of any tree while it sees several, or not all servers.
+    ///
+    /// # Errors
+    /// When no master answers, in a sentence.
+    pub fn depth(&self) -> Result<u32, String> {
+        let topology = self.master().topology()?;
+        match &topology.fragments[..] {
+            [tree] if tree.nodes as usize == self.awake().len() => Ok(tree.depth),
+            _ => Ok(u32::MAX),
+        }
     }
 
     /// One more server, started in a special way; its id, the masters and the number of children are filled in.
@@ -296,8 +328,14 @@ impl Forest {
     /// Starts all masters that are dead again, at their old addresses. They know nothing.
     #[track_caller]
     pub fn restart_masters(&mut self) {
+        self.restart_masters_with(&[]);
+    }
+
+    /// The same, with these flags.
+    #[track_caller]
+    pub fn restart_masters_with(&mut self, flags: &[&str]) {
         for (master, address) in self.masters.iter_mut().zip(&self.master_addresses) {
-            master.get_or_insert_with(|| Master::start_at(*address));
+            master.get_or_insert_with(|| Master::start_with(*address, flags));
         }
     }
 

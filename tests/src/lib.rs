@@ -16,6 +16,7 @@
 //! - [`simulated_masters`]: the masters in such a tree, which lie, lag and disagree.
 //! - [`solo`]: one core, driven by hand.
 //! - [`storm`]: a run of such a tree through crashes, freezes, cuts and lying masters.
+//! - [`crowd`]: a large tree: how it forms, what it costs, how it heals.
 //! - [`calm`]: a run in which nothing fails, and nobody may be taken for dead.
 //! - [`resuming`]: a client of extended sessions in such a tree; [`promises`]: a run in which everything that is published
 //!   must reach everybody.
@@ -33,6 +34,7 @@ pub mod calm;
 pub mod chaos;
 pub mod cluster;
 pub mod control;
+pub mod crowd;
 pub mod fake_master;
 pub mod forest;
 pub mod invariants;

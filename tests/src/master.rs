@@ -29,7 +29,15 @@ impl Master {
     /// A master that knows nothing yet, at an address where one was before.
     #[track_caller]
     pub fn start_at(address: SocketAddr) -> Self {
-        let process = Process::start(master_binary(), ["--listen", &address.to_string(), "-s", SECRET]);
+        Self::start_with(address, &[])
+    }
+
+    /// The same, with these flags.
+    #[track_caller]
+    pub fn start_with(address: SocketAddr, flags: &[&str]) -> Self {
+        let address_text = address.to_string();
+        let arguments = ["--listen", &address_text, "-s", SECRET].into_iter().chain(flags.iter().copied());
+        let process = Process::start(master_binary(), arguments);
         let port = listening_port(&process);
         Self { process, address: SocketAddr::new(address.ip(), port) }
     }

@@ -1,5 +1,5 @@
-//! Masters keep trees shallow, and servers move without losing anything (protocol, Balance). `cargo simulate -- --balance`
-//! runs many more storms.
+//! Masters keep trees shallow, and servers move without losing anything (protocol, Balance). `cargo simulate --
+//! --balance` runs many more storms.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "tests")]
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Which move is proposed, and when.
 //!
-//! One at a time in each tree, and only when the tree has been at rest for a while and the last move has been reported or
-//! given up. Other masters do the same from the same reports, and mostly propose the same; where they don't, the root of
-//! the tree allows one move at a time. What nodes answer, to whichever master, is heeded by all.
+//! One at a time in each tree, and only when the tree has been at rest for a while and the last move has been reported
+//! or given up. Other masters do the same from the same reports, and mostly propose the same; where they don't, the
+//! root of the tree allows one move at a time. What nodes answer, to whichever master, is heeded by all.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,8 +23,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// When a node that could not move at that moment is asked again.
 const NOT_NOW: Duration = Duration::from_secs(2);
 
-/// For how long a node that would not move is left alone, and one that did not take another; twice as long each time, up to
-/// the longest.
+/// For how long a node that would not move is left alone, and one that did not take another; twice as long each time,
+/// up to the longest.
 const SETBACK: Duration = Duration::from_secs(30);
 const LONGEST_SETBACK: Duration = Duration::from_secs(600);
 
@@ -140,8 +140,8 @@ struct Setback {
 }
 
 impl Balancer {
-    /// What to propose now: at most one move in each tree. `is_on` says whether to propose anything without an operator's
-    /// wish.
+    /// What to propose now: at most one move in each tree. `is_on` says whether to propose anything without an
+    /// operator's wish.
     pub fn look(&mut self, forest: &Forest<'_>, is_on: bool, now: Instant) -> Vec<Proposal> {
         self.hear(forest, now);
         let trees = members_by_root(forest);

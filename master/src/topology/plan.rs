@@ -1,11 +1,11 @@
 //! How one tree could be made shallower by single moves.
 //!
-//! A move takes a node with everything below it to a free slot elsewhere in the same tree. There are two reasons for one:
-//! a node with more children than it takes, and a tree that is deeper by two or more than it has to be. What is deeper by
-//! one stays as it is, so that a tree does not move whenever somebody joins.
+//! A move takes a node with everything below it to a free slot elsewhere in the same tree. There are two reasons for
+//! one: a node with more children than it takes, and a tree that is deeper by two or more than it has to be. What is
+//! deeper by one stays as it is, so that a tree does not move whenever somebody joins.
 //!
-//! It comes to an end: a move of the first kind leaves fewer children too many, one of the second kind no more of those and
-//! a smaller sum of all depths. How many clients a node has does not matter.
+//! It comes to an end: a move of the first kind leaves fewer children too many, one of the second kind no more of
+//! those and a smaller sum of all depths. How many clients a node has does not matter.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -160,8 +160,8 @@ impl<'a> Shape<'a> {
         moves
     }
 
-    /// A child of a node that has too many goes to the nearest free slot that is not below itself: the one with the fewest
-    /// nodes below it.
+    /// A child of a node that has too many goes to the nearest free slot that is not below itself: the one with the
+    /// fewest nodes below it.
     fn relief(&self) -> Option<Move> {
         let crowded = self.nodes.iter().filter(|node| node.taken > node.capacity);
         let mut children: Vec<usize> =
@@ -175,8 +175,8 @@ impl<'a> Shape<'a> {
         })
     }
 
-    /// Of those that have somebody too deep below them, or are too deep themselves, the one whose move to the slot nearest
-    /// to the root makes the sum of all depths smallest.
+    /// Of those that have somebody too deep below them, or are too deep themselves, the one whose move to the slot
+    /// nearest to the root makes the sum of all depths smallest.
     fn lift(&self) -> Option<Move> {
         let bound = self.least_depth() + TOLERANCE;
         if self.depth() <= bound {

@@ -735,8 +735,11 @@ impl Node {
         self.stop_moving(now, out);
         self.moving.on_place_changed(now);
         self.healing.end_round();
-        self.counters.parents_lost += 1;
-        self.healing.lost_at = Some(now);
+        // Who moves because a master proposes it has lost nothing that has to heal.
+        if !self.moving.is_on_the_way() {
+            self.counters.parents_lost += 1;
+            self.healing.lost_at = Some(now);
+        }
         self.healing.ancestors = self.fragment.position().path.into_iter().rev().skip(1).collect();
         self.fragment.become_root();
         self.be_apart(now);

@@ -1,9 +1,9 @@
 //! Moving to another place in the same tree because a master proposes it (protocol, Balance).
 //!
-//! The node asks the proposed server first, and that one the root, which allows one move at a time. The question changes
-//! nothing in the tree. Only then does the node move, in the way of a child whose parent is about to stop: it becomes a
-//! root, keeps the link to its parent until it is taken in elsewhere, and asks the proposed server first and the parent
-//! that it has second. So the ordinary rules keep cycles away, whatever masters propose.
+//! The node asks the proposed server first, and that one the root, which allows one move at a time. The question
+//! changes nothing in the tree. Only then does the node move, in the way of a child whose parent is about to stop: it
+//! becomes a root, keeps the link to its parent until it is taken in elsewhere, and asks the proposed server first and
+//! the parent that it has second. So the ordinary rules keep cycles away, whatever masters propose.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,8 @@ use crate::timer::Timer;
 /// allows the next one.
 const SETTLE: Duration = Duration::from_millis(500);
 
-/// For how many heartbeat timeouts a root waits for a server that it has allowed to move: two attempts, and the way there.
+/// For how many heartbeat timeouts a root waits for a server that it has allowed to move: two attempts, and the way
+/// there.
 const MOVE_TIMEOUTS: u32 = 3;
 
 /// Least time between two moves to a place that is no nearer to the root.

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arborcast_tests::calm::{self, FalseAlarms};
-use arborcast_tests::{promises, rivals, storm};
+use arborcast_tests::{crowd, promises, rivals, storm};
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
@@ -18,6 +18,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// Faults in each run with `--promises`.
 const FAULTS: usize = 10;
+
+/// Servers that are killed in the large tree, and the longest time that a line takes over a wire there.
+const FAULTS_IN_CROWD: usize = 20;
+const ROUND: Duration = Duration::from_millis(20);
 
 /// What a shell makes of a program that Ctrl-C has ended.
 const INTERRUPTED: u8 = 130;
@@ -48,8 +52,8 @@ struct Cli {
     /// Half of the servers prefer some other one as their parent, and go back to it
     #[arg(long, conflicts_with_all = ["calm", "promises"])]
     homing: bool,
-    /// Masters propose moves through the storm, right ones and made up ones; with --promises, a line of servers becomes a
-    /// shallow tree while everybody publishes
+    /// Masters propose moves through the storm, right ones and made up ones; with --promises, a line of servers becomes
+    /// a shallow tree while everybody publishes
     #[arg(long, conflicts_with_all = ["calm", "homing", "registrations", "rivals"])]
     balance: bool,
     /// Register names through the storm
@@ -61,6 +65,16 @@ struct Cli {
     /// No storms: nothing fails, every message is late by up to 200 ms, and nobody may take anybody for dead
     #[arg(long)]
     calm: bool,
+    /// One large tree: how it forms, what it costs while nothing happens, and how it heals when servers are killed.
+    /// Prints a table, and runs the first seed only
+    #[arg(long, conflicts_with_all = ["balance", "calm", "homing", "promises", "registrations", "rivals"])]
+    crowd: bool,
+    /// Clients of the large tree
+    #[arg(long, value_name = "N", default_value_t = 100_000, requires = "crowd")]
+    clients: usize,
+    /// Seconds between two announcements of the servers of the large tree
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, requires = "crowd")]
+    announce_interval: u64,
     /// How long a calm run takes, in virtual time
     #[arg(long, value_name = "MINUTES", default_value_t = 10, requires = "calm")]
     minutes: u32,
@@ -95,6 +109,10 @@ impl Progress {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let (progress, start) = (Progress::default(), Instant::now());
+    if cli.crowd {
+        show_crowd(&cli, start);
+        return ExitCode::SUCCESS;
+    }
     // One line for each failure is enough; replaying the seed tells more.
     panic::set_hook(Box::new(|info| {
         let message = info.payload_as_str().unwrap_or("panicked");
@@ -118,6 +136,65 @@ fn main() -> ExitCode {
         (true, true) => ExitCode::from(INTERRUPTED),
         (true, false) => ExitCode::SUCCESS,
     }
+}
+
+/// Runs one large tree, and prints what was seen.
+fn show_crowd(cli: &Cli, start: Instant) {
+    let plan = crowd::Plan {
+        seed: cli.first,
+        servers: cli.nodes.into(),
+        clients: cli.clients,
+        faults: FAULTS_IN_CROWD,
+        announce_interval: Duration::from_secs(cli.announce_interval),
+        delay: ROUND,
+    };
+    let seen = crowd::run(&plan, |said| eprintln!("{:.0} s: {said}", start.elapsed().as_secs_f64()));
+    println!("| what | result |\n|---|---|");
+    println!("| servers; clients, counted | {}; {} |", plan.servers, plan.clients);
+    let rounds = |time: Duration| time.as_secs_f64() / ROUND.as_secs_f64();
+    println!(
+        "| one tree since the first start, at {} servers a second | {:.1} s, {} messages |",
+        200,
+        seen.formed.as_secs_f64(),
+        seen.messages_to_form
+    );
+    let [formed, damaged, balanced] = seen.depth;
+    println!("| depth: formed, after the last fault, balanced | {formed}, {damaged}, {balanced} |");
+    println!("| most children | {} |", seen.fan_out);
+    println!(
+        "| masters balance the tree after the last fault | {:.1} s, {} moves |",
+        seen.balanced.0.as_secs_f64(),
+        seen.balanced.1
+    );
+    for (command, rate) in &seen.idle {
+        println!("| idle: {command} over all links | {rate:.0} a second |");
+    }
+    let all: f64 = seen.idle.values().sum();
+    println!("| idle: all over all links; for each server | {all:.0} a second; {:.1} |", all / plan.servers as f64);
+    for (name, of_root) in [("an inner server", false), ("the root", true)] {
+        let mut heals: Vec<_> = seen.heals.iter().filter(|heal| heal.was_root == of_root).collect();
+        heals.sort_by_key(|heal| heal.took);
+        let (Some(median), Some(longest)) = (heals.get(heals.len() / 2), heals.last()) else { continue };
+        println!(
+            "| {name} dies ({} times): one tree again, median and longest | {} ms, {} ms; {:.0}, {:.0} rounds of {} ms |",
+            heals.len(),
+            median.took.as_millis(),
+            longest.took.as_millis(),
+            rounds(median.took),
+            rounds(longest.took),
+            ROUND.as_millis()
+        );
+        let mean = |of: fn(&crowd::Heal) -> u64| heals.iter().map(|heal| of(heal)).sum::<u64>() / heals.len() as u64;
+        println!(
+            "| for it, means: announcements; others beyond those of an idle tree; orphans; clients | {}; {}; {}; {} |",
+            mean(|heal| heal.announcements),
+            mean(|heal| heal.messages),
+            mean(|heal| heal.orphans as u64),
+            mean(|heal| heal.clients as u64)
+        );
+    }
+    println!("| clients of a server at the end, fewest and most | {}, {} |", seen.loads.0, seen.loads.1);
+    println!("| processor time | {:.0} s |", start.elapsed().as_secs_f64());
 }
 
 /// Runs one seed after the other.
