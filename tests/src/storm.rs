@@ -9,7 +9,7 @@ use arborcast_core::RootReason;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ServerIndex};
 use crate::simulated_masters::Character;
 
 /// How long healing may take once all faults are over. Servers that found nobody pause for up to five seconds, and much
@@ -35,20 +35,21 @@ const DELAYS: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(
 /// How long the network of a line may take over a line of text.
 const LINE_DELAY: Duration = Duration::from_millis(20);
 
-/// Servers that start at the same time, each with room for one to four children.
+/// Servers that start at the same time, each with room for one to four children. In one run of four some of them have
+/// others announce themselves.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
-    grow(Cluster::new(seed), servers)
+    let has_masters = |server: ServerIndex| !seed.is_multiple_of(4) || !server.is_multiple_of(3);
+    grow(Cluster::new(seed), servers, has_masters)
 }
 
 /// The same, where no master tells of other servers, so that they announce themselves.
 pub fn forest_that_announces(seed: u64, servers: usize) -> Cluster {
-    let mut cluster = Cluster::new(seed);
-    cluster.have_masters = false;
-    grow(cluster, servers)
+    grow(Cluster::new(seed), servers, |_| false)
 }
 
-fn grow(mut cluster: Cluster, servers: usize) -> Cluster {
-    for _ in 0..servers {
+fn grow(mut cluster: Cluster, servers: usize, has_masters: impl Fn(ServerIndex) -> bool) -> Cluster {
+    for server in 0..servers {
+        cluster.have_masters = has_masters(server);
         let max_children = cluster.rng.random_range(1..5);
         cluster.add_extended_server(max_children);
     }
