@@ -20,6 +20,7 @@ use crate::master::Master;
 use crate::node::{Node, NodeBuilder};
 use crate::peer::{Arrival, Line, Peer};
 use crate::process::Signal;
+use crate::tree;
 use crate::wait::{self, PATIENCE};
 
 /// How long the first wave of activities may take before the tree is taken for incomplete; each next one may take twice
@@ -340,19 +341,11 @@ impl Forest {
     }
 
     /// Waits until each server knows each other, or as many as a master names at a time, which is what it needs when no
-    /// master answers. What it knows it tells to whoever logs in for an extended session.
+    /// master answers.
     #[track_caller]
     pub fn wait_until_all_know_each_other(&self) {
         let nodes: Vec<_> = self.members.iter().filter_map(|member| member.node.as_ref()).collect();
-        for node in &nodes {
-            wait::until(PATIENCE, || {
-                let mut client = Peer::connect(node.address());
-                client.send(r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"curious"}}"#);
-                let welcome = client.expect_command("LOGIN_SUCCESS");
-                let known = welcome["servers"].as_array().map_or(0, Vec::len);
-                if known >= (nodes.len() - 1).min(MAX_NAMED) { Ok(()) } else { Err(format!("it knows only {known}")) }
-            });
-        }
+        tree::wait_until_each_knows(&nodes, (nodes.len() - 1).min(MAX_NAMED));
     }
 
     /// Ends the connections of the clients that judge, for a caller who brings clients of its own.

@@ -35,11 +35,14 @@ const DELAYS: [Duration; 3] = [Duration::from_millis(10), Duration::from_millis(
 /// How long the network of a line may take over a line of text.
 const LINE_DELAY: Duration = Duration::from_millis(20);
 
-/// Servers that start at the same time, each with room for one to four children. In one run of four some of them have
-/// others announce themselves.
+/// Servers that start at the same time, each with room for one to four children.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
-    let has_masters = |server: ServerIndex| !seed.is_multiple_of(4) || !server.is_multiple_of(3);
-    grow(Cluster::new(seed), servers, has_masters)
+    grow(Cluster::new(seed), servers, |_| true)
+}
+
+/// The same, but in one run of four some of them have others announce themselves.
+fn mixed_forest(seed: u64, servers: usize) -> Cluster {
+    grow(Cluster::new(seed), servers, |server| !seed.is_multiple_of(4) || !server.is_multiple_of(3))
 }
 
 /// The same, where no master tells of other servers, so that they announce themselves.
@@ -58,7 +61,10 @@ fn grow(mut cluster: Cluster, servers: usize, has_masters: impl Fn(ServerIndex) 
 
 /// The same, with one to four masters, each with vices of its own.
 pub fn forest_with_masters(seed: u64, servers: usize) -> Cluster {
-    let mut cluster = forest(seed, servers);
+    with_masters(forest(seed, servers))
+}
+
+fn with_masters(mut cluster: Cluster) -> Cluster {
     let characters: Vec<_> = (0..cluster.rng.random_range(1..5)).map(|_| Character::random(&mut cluster.rng)).collect();
     cluster.set_masters(characters);
     cluster.max_delay = *DELAYS.choose(&mut cluster.rng).expect("there are some");
@@ -85,7 +91,7 @@ pub fn homing_forest(seed: u64, servers: usize) -> Cluster {
 /// # Panics
 /// When something does not hold.
 pub fn run(seed: u64, servers: usize) -> u64 {
-    let mut cluster = forest_with_masters(seed, servers);
+    let mut cluster = with_masters(mixed_forest(seed, servers));
     rage(&mut cluster);
     if cluster.rng.random_bool(0.3) {
         stand_apart(&mut cluster, 2);
