@@ -25,6 +25,7 @@ mod health;
 mod incoming;
 mod messages;
 mod metrics;
+mod naming;
 mod outbox;
 mod registry;
 mod report_stream;

@@ -13,6 +13,7 @@ use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::changes::Change;
 use crate::topology::faults::{Fault, FaultKind};
 use crate::topology::forest::{NodeView, Tree};
+use crate::topology::naming::NamedServer;
 use crate::topology::plan::Move;
 use crate::topology::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State};
 
@@ -190,6 +191,17 @@ pub(crate) fn proposal(proposal: Proposal) -> pb::MoveProposal {
     }
 }
 
+/// Other servers as advice.
+pub(crate) fn other_servers(least_loaded: Vec<NamedServer>, others: Vec<NamedServer>) -> pb::OtherServers {
+    let messages = |servers: Vec<NamedServer>| servers.into_iter().map(other_server).collect();
+    pb::OtherServers { least_loaded: messages(least_loaded), others: messages(others) }
+}
+
+fn other_server(server: NamedServer) -> pb::OtherServer {
+    let NamedServer { id, hostname, port, load } = server;
+    pb::OtherServer { node_id: id.to_string(), hostname, port: port.into(), load }
+}
+
 /// A plan for one tree.
 pub(crate) fn tree_plan(plan: TreePlan) -> pb::TreePlan {
     pb::TreePlan {
@@ -239,6 +251,7 @@ pub(crate) fn advice_kind(kind: &pb::advice::Kind) -> &'static str {
         pb::advice::Kind::Fragment(_) => "fragment",
         pb::advice::Kind::Drain(_) => "drain",
         pb::advice::Kind::Move(_) => "move",
+        pb::advice::Kind::Servers(_) => "servers",
     }
 }
 

@@ -23,6 +23,7 @@ use crate::health;
 use crate::http::{self, Page};
 use crate::incoming::bounded;
 use crate::metrics;
+use crate::naming;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::settings::{CALL_TIMEOUT, KEEPALIVE, MAX_MESSAGE, STOP_TIMEOUT, Settings};
@@ -89,7 +90,8 @@ where
     let routes = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(&registry), metrics::count));
 
     info!(master = registry.master_id(), ?warm_up, balances, "serving");
-    tasks.spawn(Announcer::new(registry, watchers).run(stop.clone()));
+    tasks.spawn(Announcer::new(Arc::clone(&registry), watchers).run(stop.clone()));
+    tasks.spawn(naming::run(registry, stop.clone()));
     tasks.spawn(health::follow(reporter, warm_up, stop.clone()));
     tasks.close();
     let incoming = bounded(connections, bounds.connections, bounds.handshake_timeout);

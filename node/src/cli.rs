@@ -209,6 +209,7 @@ impl Cli {
             max_children: usize::try_from(self.max_children).unwrap_or(usize::MAX),
             parent: parent.clone(),
             prefer_parent: self.prefer_parent,
+            has_masters: !self.master.is_empty(),
             remembered: memory.servers,
             log_bytes: self.log_bytes,
             retention: self.retention,

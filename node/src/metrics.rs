@@ -125,6 +125,7 @@ impl Collector for Observation {
         let mut out = Families(encoder);
         self.encode_identity(&mut out)?;
         self.encode_connections(&mut out)?;
+        self.encode_links(&mut out)?;
         self.encode_activities(&mut out)?;
         if self.status.is_extended {
             self.encode_tree(&mut out)?;
@@ -167,6 +168,12 @@ impl Observation {
         out.counter("tickets", "Tickets of masters with which clients were admitted", counters.tickets_taken)?;
         out.counter("received_bytes", "Bytes that came over all connections", self.received_bytes)?;
         out.counter("sent_bytes", "Bytes that went out over all connections", self.sent_bytes)
+    }
+
+    fn encode_links(&self, out: &mut Families<'_>) -> fmt::Result {
+        let messages = self.status.counters.link_messages.iter().map(|(command, number)| (*command, *number));
+        let help = "Messages that came from other servers and are no activities, by command";
+        out.counters("link_messages", help, "command", messages)
     }
 
     fn encode_activities(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -243,7 +250,7 @@ impl Observation {
 
     fn encode_users(&self, out: &mut Families<'_>) -> fmt::Result {
         let Status { users, unsettled, user_counters, counters, servers, is_extended, .. } = &self.status;
-        out.gauge("servers", "Other servers of the tree that are known", *servers)?;
+        out.gauge("servers", "Other servers that are known, or named by masters to send clients to", *servers)?;
         out.gauge("users", "Usernames that are known, pending ones included", *users)?;
         out.gauge("registrations_pending", "Registrations that are not settled", *unsettled)?;
         let failed = counters.registrations_failed.iter().map(|(reason, number)| (*reason, *number));

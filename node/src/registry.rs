@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arborcast_core::{Config, MoveAnswer, MoveOutcome, MoveProposal, TreeView};
+use arborcast_core::{Config, MoveAnswer, MoveOutcome, MoveProposal, NamedServer, TreeView};
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
@@ -42,7 +42,7 @@ const ADVICE_PAUSE: Duration = Duration::from_millis(100);
 /// How long the other masters are waited for once one has named somebody.
 const OTHERS_TIMEOUT: Duration = Duration::from_millis(50);
 
-/// Most candidates that are taken from one master; masters name no more.
+/// Most candidates, and most other servers, that are taken from one master at a time; masters name no more.
 const MAX_CANDIDATES: usize = 16;
 
 /// How often a quiet connection to a master is asked whether it still stands.
@@ -280,6 +280,16 @@ impl Client {
                     Some(proposal) => Inbound::MoveProposed(proposal),
                     None => continue,
                 },
+                Some(Kind::Servers(servers)) => Inbound::ServersNamed {
+                    least_loaded: servers.least_loaded.into_iter().take(MAX_CANDIDATES).filter_map(named).collect(),
+                    others: servers
+                        .others
+                        .into_iter()
+                        .take(MAX_CANDIDATES)
+                        .filter_map(named)
+                        .map(|server| server.target)
+                        .collect(),
+                },
                 Some(Kind::Drain(_)) => {
                     info!(master = self.address, "asked to drain");
                     Inbound::Drain
@@ -390,6 +400,11 @@ fn targets(candidates: Vec<Candidate>) -> Vec<Target> {
 fn target(candidate: Candidate) -> Option<Target> {
     let port = u16::try_from(candidate.port).ok()?;
     Some(Target { id: candidate.node_id, hostname: candidate.hostname, port })
+}
+
+fn named(server: pb::OtherServer) -> Option<NamedServer> {
+    let port = u16::try_from(server.port).ok()?;
+    Some(NamedServer { target: Target { id: server.node_id, hostname: server.hostname, port }, load: server.load })
 }
 
 fn key(reported: ReportedKey) -> FragmentKey {

@@ -76,6 +76,8 @@ pub struct Cluster {
     /// otherwise.
     pub announce_interval: Duration,
     masters: Vec<SimulatedMaster>,
+    /// Whether the extended servers that are started from now on let masters tell them of the others.
+    pub have_masters: bool,
     /// Whether servers have begun to report to masters.
     is_reporting: bool,
     parent_changes: u64,
@@ -214,6 +216,7 @@ impl Cluster {
             announce_interval: Duration::from_secs(3600),
             // Half of its advice is wrong: that must never do harm.
             masters: vec![SimulatedMaster::new(Character { lies: 0.5, ..Character::honest() })],
+            have_masters: true,
             is_reporting: false,
             parent_changes: 0,
             proposals: 0,
@@ -290,6 +293,7 @@ impl Cluster {
 
     fn start_extended(&mut self, extensions: Extensions, announce_interval: Duration) -> ServerIndex {
         let index = self.servers.len();
+        let extensions = Extensions { has_masters: self.have_masters, ..extensions };
         let config = Config::new(format!("s{index}"), "sim", index as u16 + 1, CLUSTER_SECRET.into());
         self.start(Config { extensions: Some(extensions), announce_interval, ..config });
         if !std::mem::replace(&mut self.is_reporting, true) {
@@ -1237,6 +1241,14 @@ impl Cluster {
                 let event = Event::Advised { candidates: candidates.into_iter().map(target).collect() };
                 let incarnation = self.servers[server].incarnation;
                 self.arrive_later(Delivery::Server { server, incarnation, event });
+            }
+            for (server, least_loaded, others) in master.name(self.now, &mut self.rng, self.servers.len()) {
+                if self.reaches(server, master) {
+                    let others = others.into_iter().map(target).collect();
+                    let incarnation = self.servers[server].incarnation;
+                    let event = Event::ServersNamed { least_loaded, others };
+                    self.arrive_later(Delivery::Server { server, incarnation, event });
+                }
             }
             for (server, proposal) in master.propose(self.now, &mut self.rng, self.servers.len()) {
                 if self.reaches(server, master) {

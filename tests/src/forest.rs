@@ -28,6 +28,9 @@ use crate::wait::{self, PATIENCE};
 const FIRST_WAVE: Duration = Duration::from_millis(100);
 const LONGEST_WAVE: Duration = Duration::from_secs(2);
 
+/// How many servers a master names at a time to which clients can be sent.
+const MAX_NAMED: usize = 8;
+
 /// Between two activities of the traffic.
 const TRAFFIC_PAUSE: Duration = Duration::from_millis(1);
 
@@ -337,11 +340,12 @@ impl Forest {
         }
     }
 
-    /// Waits until each server has heard of each other, which is what it needs when no master answers.
+    /// Waits until each server knows each other, or as many as a master names at a time, which is what it needs when no
+    /// master answers.
     #[track_caller]
     pub fn wait_until_all_know_each_other(&self) {
-        let nodes = self.members.iter().filter_map(|member| member.node.as_ref());
-        tree::wait_until_all_know_each_other(&nodes.collect::<Vec<_>>());
+        let nodes: Vec<_> = self.members.iter().filter_map(|member| member.node.as_ref()).collect();
+        tree::wait_until_each_knows(&nodes, (nodes.len() - 1).min(MAX_NAMED));
     }
 
     /// Ends the connections of the clients that judge, for a caller who brings clients of its own.

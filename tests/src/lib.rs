@@ -22,6 +22,7 @@
 //!   must reach everybody.
 //! - [`scrape`]: what a process says over HTTP; [`browser`]: a real browser that looks at it.
 //! - [`reporters`]: servers played by the test, of which a real master hears.
+//! - [`control`]: what servers say to each other when nothing happens, counted.
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`rivals`]: clients that want the same names at the same time.
@@ -34,6 +35,7 @@ pub mod browser;
 pub mod calm;
 pub mod chaos;
 pub mod cluster;
+pub mod control;
 pub mod crowd;
 pub mod fake_master;
 pub mod forest;

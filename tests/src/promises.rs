@@ -47,8 +47,8 @@ fn add_clients(cluster: &mut Cluster) {
         let plain = cluster.add_client(server);
         cluster.send(plain, Message::Login { username: "anonymous".into(), secret: None, resume: None, ticket: None });
     }
-    // Who is in may still be sent on.
-    for _ in 0..2 {
+    // Who is in may still be sent on, several times: all are told of the same loads.
+    for _ in 0..5 {
         cluster.run_until("all clients are in", PATIENCE, |cluster| {
             (0..cluster.clients()).all(|client| cluster.client(client).is_in())
         });

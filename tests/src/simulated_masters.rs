@@ -5,8 +5,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use arborcast_core::{MoveAnswer, MoveOutcome, MoveProposal, TreeView};
+use arborcast_core::{MoveAnswer, MoveOutcome, MoveProposal, NamedServer, TreeView};
 use arborcast_master::topology::balance::{Balancer, Proposal};
+use arborcast_master::topology::naming::Naming;
 use arborcast_master::topology::{self, Incarnation, Limits, NodeId, State, StreamId, Topology};
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{FragmentKey, Reign};
@@ -83,13 +84,23 @@ pub(crate) struct SimulatedMaster {
     pub(crate) cut_off: BTreeSet<ServerIndex>,
     /// What it proposes to make trees shallower: the real thing, if it balances.
     pub(crate) balancer: Option<Balancer>,
+    /// Which other servers it tells servers of: the real thing.
+    naming: Naming,
     /// What it has learned, oldest first, back to what it goes by at the moment.
     boards: VecDeque<(Instant, Vec<Entry>)>,
 }
 
 impl SimulatedMaster {
     pub(crate) fn new(character: Character) -> Self {
-        Self { character, is_alive: true, side: 0, cut_off: BTreeSet::new(), balancer: None, boards: VecDeque::new() }
+        Self {
+            character,
+            is_alive: true,
+            side: 0,
+            cut_off: BTreeSet::new(),
+            balancer: None,
+            naming: Naming::default(),
+            boards: VecDeque::new(),
+        }
     }
 
     /// It stops, and whatever it knew is gone.
@@ -101,6 +112,7 @@ impl SimulatedMaster {
     /// Whatever it knew is gone.
     pub(crate) fn forget(&mut self) {
         self.boards.clear();
+        self.naming = Naming::default();
         if let Some(balancer) = &mut self.balancer {
             *balancer = Balancer::default();
         }
@@ -161,7 +173,7 @@ impl SimulatedMaster {
         rng: &mut StdRng,
         servers: usize,
     ) -> Vec<(ServerIndex, MoveProposal)> {
-        let topology = self.topology(now);
+        let topology = if self.balancer.is_some() { self.topology(now) } else { Topology::new(Limits::default()) };
         let Some(balancer) = &mut self.balancer else { return Vec::new() };
         let proposals = balancer.look(&topology.forest(now), true, now);
         let mut sent: Vec<_> = proposals.into_iter().filter_map(proposal).collect();
@@ -175,11 +187,35 @@ impl SimulatedMaster {
         sent
     }
 
+    /// Of which other servers it tells whom: those to which clients can be sent, and those to remember. One that lies makes
+    /// the latter up.
+    pub(crate) fn name(
+        &mut self,
+        now: Instant,
+        rng: &mut StdRng,
+        servers: usize,
+    ) -> Vec<(ServerIndex, Vec<NamedServer>, Vec<ServerIndex>)> {
+        let topology = self.topology(now);
+        let named = self.naming.look(&topology.forest(now), now).into_iter().filter_map(|named| {
+            let least_loaded = named.least_loaded.iter().map(|server| {
+                let target = Target { id: server.id.to_string(), hostname: server.hostname.clone(), port: server.port };
+                NamedServer { target, load: server.load }
+            });
+            let others = if rng.random_bool(self.character.lies) {
+                (0..8).map(|_| rng.random_range(0..servers + 4)).collect()
+            } else {
+                named.others.iter().filter_map(|server| index(&server.id)).collect()
+            };
+            Some((index(&named.node)?, least_loaded.collect(), others))
+        });
+        named.collect()
+    }
+
     /// The view it goes by, as a real master keeps it.
     fn topology(&self, now: Instant) -> Topology {
         let mut topology = Topology::new(Limits::default());
         let board = self.boards.front().filter(|(taken, _)| *taken + self.character.lag <= now);
-        let Some((taken, entries)) = board.filter(|_| self.balancer.is_some()) else { return topology };
+        let Some((taken, entries)) = board else { return topology };
         for (server, entry) in entries.iter().enumerate() {
             if let Some((heard, report)) = entry {
                 let is_taken =
@@ -272,7 +308,11 @@ fn proposal(proposal: Proposal) -> Option<(ServerIndex, MoveProposal)> {
         parent: parent.to_string(),
         relieves_parent,
     };
-    Some((node.as_str().strip_prefix('s')?.parse().ok()?, proposal))
+    Some((index(&node)?, proposal))
+}
+
+fn index(id: &NodeId) -> Option<ServerIndex> {
+    id.as_str().strip_prefix('s')?.parse().ok()
 }
 
 /// A server somewhere, near or far, above or below or nowhere.

@@ -9,7 +9,7 @@ use arborcast_core::RootReason;
 use rand::RngExt as _;
 use rand::seq::IndexedRandom as _;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ServerIndex};
 use crate::simulated_masters::Character;
 
 /// How long healing may take once all faults are over. Servers that found nobody pause for up to five seconds, and much
@@ -37,8 +37,22 @@ const LINE_DELAY: Duration = Duration::from_millis(20);
 
 /// Servers that start at the same time, each with room for one to four children.
 pub fn forest(seed: u64, servers: usize) -> Cluster {
-    let mut cluster = Cluster::new(seed);
-    for _ in 0..servers {
+    grow(Cluster::new(seed), servers, |_| true)
+}
+
+/// The same, but in one run of four some of them have others announce themselves.
+fn mixed_forest(seed: u64, servers: usize) -> Cluster {
+    grow(Cluster::new(seed), servers, |server| !seed.is_multiple_of(4) || !server.is_multiple_of(3))
+}
+
+/// The same, where no master tells of other servers, so that they announce themselves.
+pub fn forest_that_announces(seed: u64, servers: usize) -> Cluster {
+    grow(Cluster::new(seed), servers, |_| false)
+}
+
+fn grow(mut cluster: Cluster, servers: usize, has_masters: impl Fn(ServerIndex) -> bool) -> Cluster {
+    for server in 0..servers {
+        cluster.have_masters = has_masters(server);
         let max_children = cluster.rng.random_range(1..5);
         cluster.add_extended_server(max_children);
     }
@@ -47,7 +61,10 @@ pub fn forest(seed: u64, servers: usize) -> Cluster {
 
 /// The same, with one to four masters, each with vices of its own.
 pub fn forest_with_masters(seed: u64, servers: usize) -> Cluster {
-    let mut cluster = forest(seed, servers);
+    with_masters(forest(seed, servers))
+}
+
+fn with_masters(mut cluster: Cluster) -> Cluster {
     let characters: Vec<_> = (0..cluster.rng.random_range(1..5)).map(|_| Character::random(&mut cluster.rng)).collect();
     cluster.set_masters(characters);
     cluster.max_delay = *DELAYS.choose(&mut cluster.rng).expect("there are some");
@@ -74,7 +91,7 @@ pub fn homing_forest(seed: u64, servers: usize) -> Cluster {
 /// # Panics
 /// When something does not hold.
 pub fn run(seed: u64, servers: usize) -> u64 {
-    let mut cluster = forest_with_masters(seed, servers);
+    let mut cluster = with_masters(mixed_forest(seed, servers));
     rage(&mut cluster);
     if cluster.rng.random_bool(0.3) {
         stand_apart(&mut cluster, 2);

@@ -77,6 +77,20 @@ pub fn wait_until_all_know_each_other(nodes: &[&Node]) {
     }
 }
 
+/// Waits until each extended node knows so many others, by announcements or from masters. What it knows it tells to
+/// whoever logs in for an extended session.
+#[track_caller]
+pub fn wait_until_each_knows(nodes: &[&Node], others: usize) {
+    for node in nodes {
+        wait::until(PATIENCE, || {
+            let mut client = Peer::connect(node.address());
+            client.send(r#"{"command":"LOGIN","username":"anonymous","resume":{"session":"curious"}}"#);
+            let known = client.expect_command("LOGIN_SUCCESS")["servers"].as_array().map_or(0, Vec::len);
+            if known >= others { Ok(()) } else { Err(format!("it knows only {known}")) }
+        });
+    }
+}
+
 /// Waits until an activity published at one node reaches a client of the other.
 #[track_caller]
 pub fn wait_until_linked(one: &Node, other: &Node) {

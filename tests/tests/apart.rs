@@ -112,7 +112,7 @@ fn an_orphan_does_not_vote_for_those_below_it() {
     // Heartbeats keep the child.
     for _ in 0..4 {
         solo.pass(Duration::from_secs(1));
-        solo.receive(child, &Message::Heartbeat { tree: None });
+        solo.receive(child, &Message::Heartbeat { tree: None, announcements: true });
     }
     assert!(has_voted(&mut solo));
 }

@@ -8,7 +8,7 @@ use arborcast_proto::registry::Candidate;
 use arborcast_tests::fake_master::{Character, FakeMaster, Reports, candidate};
 use arborcast_tests::forest::Forest;
 use arborcast_tests::node::NodeBuilder;
-use arborcast_tests::tree::wait_until_linked;
+use arborcast_tests::tree::{wait_until_each_knows, wait_until_linked};
 use std::time::Duration;
 
 /// A tree of five forms with this master beside a right one, and heals when its root and then another dies.
@@ -161,6 +161,8 @@ fn alone_it_keeps_nobody_from_those_who_are_remembered() {
         wait_until_linked(&root, node);
     }
     wait_until_linked(&one, &other);
+    // This master names no other servers, so after a while they announce themselves.
+    wait_until_each_knows(&[&one, &other], 2);
     drop(root);
     wait_until_linked(&one, &other);
     assert!(fake.asked() > 0);

@@ -19,7 +19,7 @@ const SETTLED: Duration = Duration::from_millis(600);
 fn deep() -> (Solo, ConnectionId) {
     let mut solo = Solo::new(|extensions| extensions.heartbeat_timeout = Duration::from_secs(100_000));
     let parent = solo.attach(90);
-    solo.receive(parent, &Message::Heartbeat { tree: Some(position(&[80, 90])) });
+    solo.receive(parent, &Message::Heartbeat { tree: Some(position(&[80, 90])), announcements: true });
     solo.pass(SETTLED);
     (solo, parent)
 }
@@ -112,7 +112,7 @@ fn who_has_no_parent_or_only_just_another_place_does_not_move() {
     let mut joining = Solo::new(|_| ());
     assert_eq!(propose(&mut joining, proposal()), Some(MoveOutcome::NotAttached));
     let (mut solo, parent) = deep();
-    solo.receive(parent, &Message::Heartbeat { tree: Some(position(&[81, 90])) });
+    solo.receive(parent, &Message::Heartbeat { tree: Some(position(&[81, 90])), announcements: true });
     assert_eq!(propose(&mut solo, proposal()), Some(MoveOutcome::Unsettled));
     solo.pass(SETTLED);
     assert_eq!(propose(&mut solo, proposal()), None);

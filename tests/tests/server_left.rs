@@ -143,7 +143,7 @@ fn a_draining_server_says_so_of_itself_and_announces_itself_no_more() {
 #[test]
 fn nobody_in_a_tree_knows_a_server_that_has_crashed_or_drained() {
     for seed in 0..60 {
-        let mut cluster = storm::forest(seed, 12);
+        let mut cluster = storm::forest_that_announces(seed, 12);
         cluster.run_until("all are one tree", Duration::from_secs(120), Cluster::is_one_tree);
         cluster.run_for(Duration::from_secs(2));
         let gone = seed as usize % 12;

@@ -6,6 +6,7 @@
 //! - [`report`]: what a node says. [`traffic`]: how many activities pass through it.
 //! - [`forest`]: who is below whom.
 //! - [`assignment`]: where a client should go. [`candidates`]: where a root could attach.
+//! - [`naming`]: which other servers a node is told of.
 //! - [`plan`]: how a tree could be made shallower. [`balance`]: which move is proposed, and when.
 //! - [`faults`]: what is wrong.
 //! - [`changes`]: what is different from before.
@@ -23,6 +24,7 @@ pub mod changes;
 pub mod faults;
 pub mod forest;
 pub mod history;
+pub mod naming;
 pub mod plan;
 pub mod report;
 pub mod traffic;

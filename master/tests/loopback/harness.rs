@@ -189,8 +189,18 @@ impl Reporter {
         soon(self.reports.send(report)).await.expect("the stream is open");
     }
 
-    /// The next advice; none at a clean end.
+    /// The next advice but lists of other servers, which come all the time; none at a clean end.
     pub(crate) async fn next(&mut self) -> Result<Option<advice::Kind>, Status> {
+        loop {
+            match self.next_of_all().await? {
+                Some(advice::Kind::Servers(_)) => {}
+                advice => return Ok(advice),
+            }
+        }
+    }
+
+    /// The next advice of whatever kind; none at a clean end.
+    pub(crate) async fn next_of_all(&mut self) -> Result<Option<advice::Kind>, Status> {
         let advice = soon(self.advice.message()).await?;
         Ok(advice.map(|advice| advice.kind.expect("a kind")))
     }

@@ -11,6 +11,7 @@ mod drain;
 mod find_parent;
 mod health;
 mod http;
+mod other_servers;
 mod process;
 mod queries;
 mod reflection;

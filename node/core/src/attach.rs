@@ -81,10 +81,12 @@ impl Node {
         }
     }
 
-    /// Whether another server is known under the applicant's id, at another address.
+    /// Whether another server is known under the applicant's id, or named by a master now, at another address.
     fn is_elsewhere(&self, applicant: &Applicant) -> bool {
-        let known = self.servers.get(&applicant.request.id);
-        known.is_some_and(|server| !is_at(&server.hostname, server.port, applicant))
+        let id = &applicant.request.id;
+        let known = self.servers.get(id).map(|server| (&server.hostname, server.port));
+        let named = self.servers.named(id).map(|target| (&target.hostname, target.port.into()));
+        known.or(named).is_some_and(|(hostname, port)| !is_at(hostname, port, applicant))
     }
 
     fn is_full(&self) -> bool {

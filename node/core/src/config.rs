@@ -82,6 +82,9 @@ pub struct Extensions {
     pub parent: Option<(String, u16)>,
     /// Whether to go back below that parent whenever it would take this node in. Default: no.
     pub prefer_parent: bool,
+    /// Whether there are masters, which tell this node of other servers, so that those need not announce themselves here.
+    /// Default: no.
+    pub has_masters: bool,
     /// Servers remembered from the last run, to ask when no master answers.
     pub remembered: Vec<Target>,
     /// Bytes of activities that are kept for those who come back. Default 64 MiB.
@@ -111,6 +114,7 @@ impl Extensions {
             max_children: 8,
             parent: None,
             prefer_parent: false,
+            has_masters: false,
             remembered: Vec::new(),
             log_bytes: 64 << 20,
             retention: Duration::from_secs(600),

@@ -6,6 +6,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 
 use crate::directory::UserChange;
 use crate::ids::{AttemptId, ConnectionId, TaskId, WriteId};
+use crate::load::NamedServer;
 use crate::moving::MoveProposal;
 use crate::relay::{Piece, Source};
 
@@ -45,6 +46,13 @@ pub enum Event {
     Advised {
         /// Whom to ask to be the parent, best first.
         candidates: Vec<Target>,
+    },
+    /// A master names other servers.
+    ServersNamed {
+        /// The least loaded of the tree, to which clients can be sent.
+        least_loaded: Vec<NamedServer>,
+        /// Others, for when no master answers.
+        others: Vec<Target>,
     },
     /// A master proposes another place in the same tree.
     MoveProposed(MoveProposal),

@@ -43,6 +43,14 @@ const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 /// Most servers that are remembered, and most candidates that are taken from one answer.
 const MAX_REMEMBERED: usize = 1000;
 
+/// Most servers that are remembered because a master named them, and how often one of them gives way to another when
+/// there are so many.
+const MAX_NAMED: usize = 128;
+const NAMED_GIVE_WAY: Duration = Duration::from_secs(10);
+
+/// Most remembered servers that are asked in one round while this node does not hear everybody: most of them are below it.
+const MAX_GUESSES: usize = 4;
+
 /// Most servers that one LINK_REFUSED names, and most of them that are taken from one.
 pub(crate) const MAX_TARGETS: usize = 8;
 
@@ -72,6 +80,9 @@ pub(crate) struct Healing {
     failures: u32,
     /// Servers that could be asked when no master answers.
     remembered: BTreeMap<ServerId, Target>,
+    /// Others that masters have named for then, the first one first, and when one of them gave way to another.
+    named: VecDeque<Target>,
+    gave_way_at: Option<Instant>,
     /// The parent that was configured, whose id is not known and is empty here.
     configured: Option<Target>,
     /// Whether the configured parent has shown that it speaks the extensions.
@@ -152,6 +163,8 @@ impl Healing {
             warned_of_protocol: None,
             failures: 0,
             remembered: remembered.map(|target| (target.id.clone(), target.clone())).collect(),
+            named: VecDeque::new(),
+            gave_way_at: None,
             ancestors: Vec::new(),
             rng: Pcg64Mcg::seed_from_u64(extensions.map_or(0, |extensions| extensions.seed)),
         }
@@ -163,9 +176,25 @@ impl Healing {
         }
     }
 
+    /// A master names a server for the time when none answers. What masters make up must not take the place of what was
+    /// heard, nor all the place for what they name rightly; and what is remembered is written to disk when it changes.
+    pub(crate) fn remember_named(&mut self, now: Instant, target: Target) {
+        if self.remembered.get(&target.id) == Some(&target) || self.named.contains(&target) {
+            return;
+        }
+        if self.named.len() >= MAX_NAMED {
+            if self.gave_way_at.is_some_and(|at| now < at + NAMED_GIVE_WAY) {
+                return;
+            }
+            self.gave_way_at = Some(now);
+            self.named.pop_front();
+        }
+        self.named.push_back(target);
+    }
+
     /// The servers to ask when no master answers, for this run and the next.
     pub(crate) fn remembered(&self) -> impl Iterator<Item = &Target> + Clone {
-        self.remembered.values()
+        self.named.iter().chain(self.remembered.values())
     }
 
     pub(crate) fn new_attempt(&mut self) -> AttemptId {
@@ -190,18 +219,24 @@ impl Healing {
 
     /// The remembered servers in random order; in the first round the configured parent and the former ancestors before
     /// them, nearest first. Not so later: where those can't be reached, a round is over before it comes to others. Those
-    /// that are heard over the links of this root are below it and would refuse.
-    fn fall_back_to_remembered(&mut self, own_id: &str, below: &Servers) {
+    /// that are heard over the links of this root are below it and would refuse. While not everybody below is heard, that is
+    /// while masters say who is there, a few are enough, and go on to be, since masters may be wrong.
+    fn fall_back_to_remembered(&mut self, own_id: &str, below: &Servers, hears_everybody: bool) {
         let is_elsewhere = |target: &&Target| target.id != own_id && !below.knows(&target.id);
         let mut others =
-            self.configured.iter().chain(self.remembered.values()).filter(is_elsewhere).collect::<Vec<_>>();
+            self.configured.iter().chain(self.remembered()).filter(is_elsewhere).cloned().collect::<Vec<_>>();
         for last in (1..others.len()).rev() {
             let other = (self.rng.next_u64() % (last as u64 + 1)) as usize;
             others.swap(last, other);
         }
-        let above = self.ancestors.iter().filter_map(|id| self.remembered.get(id)).filter(is_elsewhere);
-        let likely = self.configured.iter().chain(above).filter(|_| self.failures == 0);
-        self.fallbacks = likely.chain(others).cloned().collect();
+        if !hears_everybody {
+            others.truncate(MAX_GUESSES);
+        }
+        let remembered =
+            |id: &ServerId| self.remembered.get(id).or_else(|| self.named.iter().find(|target| target.id == *id));
+        let above = self.ancestors.iter().filter_map(remembered).filter(is_elsewhere);
+        let likely = self.configured.iter().chain(above).filter(|_| self.failures == 0).cloned();
+        self.fallbacks = likely.chain(others).collect();
     }
 
     /// Whom to try now: whoever was named, then a remembered server, nobody of those twice in a round.
@@ -297,12 +332,13 @@ impl Node {
         }
         self.healing.pursuit = Pursuit::Resting;
         self.healing.has_asked_masters = true;
+        let hears_everybody = self.hears_everybody();
         let Self { healing, config, servers, .. } = self;
         // Masters may name only those that this node can't reach, and go on doing so.
         let is_enough = !candidates.is_empty() && healing.failures == 0;
         healing.add_candidates(candidates, &config.id);
         if !is_enough {
-            healing.fall_back_to_remembered(&config.id, servers);
+            healing.fall_back_to_remembered(&config.id, servers, hears_everybody);
         }
         self.try_next(now, out);
     }

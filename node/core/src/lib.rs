@@ -15,7 +15,8 @@
 //!   `homing`: going back to the preferred one; [`moving`]: to a place that a master proposes; `drain`: stopping without
 //!   loss. (The extensions.)
 //! - `directory`: the users of an extended tree: names agreed on along the tree, synced when links come up.
-//! - [`load`]: the other servers as announced, and redirection.
+//! - [`load`]: the other servers as announced, or as masters name them, and redirection. `announcing`: over which links
+//!   they have to be announced.
 //! - `timer`: what happens later. `error`: what peers do wrong, and how that is answered.
 //! - [`status`]: what an operator is told: a picture of the state, and counters.
 //! - [`relay`]: the broadcast log and the cursors that read it.
@@ -26,6 +27,7 @@
 //! 3. Nothing a peer sends can panic here or grow memory without bound.
 
 mod admission;
+mod announcing;
 mod attach;
 pub mod config;
 mod directory;
@@ -55,6 +57,7 @@ pub use directory::{UserChange, UserCounters};
 pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
 pub use healing::RootReason;
 pub use ids::{AttemptId, ConnectionId, ServerId, TaskId, WriteId};
+pub use load::NamedServer;
 pub use moving::{MoveAnswer, MoveOutcome, MoveProposal};
 pub use node::{Node, TreeView, View};
 pub use relaying::RelayCounts;

@@ -29,6 +29,10 @@ pub(crate) struct Link {
     exchange: Option<Exchange>,
     /// What the other end calls itself; empty unless both speak the extensions.
     peer: ServerId,
+    /// Whether the other end wants announcements.
+    pub(crate) wants_announcements: bool,
+    /// Whether the other end was told that this one wants them, as it believes when it was told nothing.
+    pub(crate) are_announcements_wanted: bool,
     /// Whether a valid message came over it.
     heard: bool,
     /// When the last line came over it.
@@ -38,7 +42,16 @@ pub(crate) struct Link {
 impl Link {
     pub(crate) fn to_plain_parent(now: Instant) -> Self {
         let peer = ServerId::new();
-        Self { is_to_parent: true, is_extended: false, exchange: None, peer, heard: false, last_heard: now }
+        Self {
+            is_to_parent: true,
+            is_extended: false,
+            exchange: None,
+            peer,
+            wants_announcements: true,
+            are_announcements_wanted: true,
+            heard: false,
+            last_heard: now,
+        }
     }
 
     /// A plain parent that has said something already.
@@ -53,7 +66,7 @@ impl Link {
     /// What the parent sends at first may be history.
     pub(crate) fn to_extended_parent(now: Instant, peer: ServerId, begins_with_history: bool) -> Self {
         let exchange = Some(Exchange::new(begins_with_history));
-        Self { is_to_parent: true, is_extended: true, exchange, peer, heard: true, last_heard: now }
+        Self { is_extended: true, exchange, peer, heard: true, ..Self::to_plain_parent(now) }
     }
 
     pub(crate) fn from_extended_child(now: Instant, peer: ServerId) -> Self {
@@ -89,20 +102,15 @@ impl Node {
                 relay.plain_readers += 1;
             }
         }
-        self.send(connection, &self.announcement(), out);
+        self.begin_announcing(connection, out);
         if is_extended {
             self.begin_user_sync(connection, out);
             self.ask_about_pending(connection, out);
             self.timers.set(Timer::LinkSilence(connection), now + self.heartbeat_timeout());
-            for (id, server) in self.servers.iter().filter(|(_, server)| server.link != connection) {
-                let (id, hostname) = (id.clone(), server.hostname.clone());
-                let announce = ServerAnnounce { id, load: server.load, hostname, port: server.port };
-                self.send(connection, &Message::ServerAnnounce(announce), out);
-            }
         }
     }
 
-    fn link(&self, connection: ConnectionId) -> Option<&Link> {
+    pub(crate) fn link(&self, connection: ConnectionId) -> Option<&Link> {
         match self.connections.get(&connection).map(|entry| &entry.role) {
             Some(Role::Link(link)) => Some(link),
             _ => None,
@@ -112,6 +120,13 @@ impl Node {
     /// Whether this is the link to our configured plain parent, and the parent has not said anything of use yet.
     pub(crate) fn is_unheard_parent(&self, connection: ConnectionId) -> bool {
         self.link(connection).is_some_and(|link| link.is_to_parent && !link.heard)
+    }
+
+    pub(crate) fn link_mut(&mut self, connection: ConnectionId) -> Option<&mut Link> {
+        match self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
+            Some(Role::Link(link)) => Some(link),
+            _ => None,
+        }
     }
 
     pub(crate) fn has_plain_parent(&self) -> bool {
@@ -124,7 +139,7 @@ impl Node {
 
     /// Something came over a link, so the other end lives.
     pub(crate) fn on_link_heard(&mut self, now: Instant, connection: ConnectionId) {
-        if let Some(Role::Link(link)) = self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
+        if let Some(link) = self.link_mut(connection) {
             link.last_heard = now;
         }
     }
@@ -138,8 +153,10 @@ impl Node {
     }
 
     /// A child is told where it is in the tree; a parent only that we live.
-    fn heartbeat_for(&self, link: ConnectionId) -> Message {
-        Message::Heartbeat { tree: self.fragment.child(link).map(|_| self.fragment.position()) }
+    pub(crate) fn heartbeat_for(&self, link: ConnectionId) -> Message {
+        let tree = self.fragment.child(link).map(|_| self.fragment.position());
+        let announcements = self.link(link).is_none_or(|link| link.are_announcements_wanted);
+        Message::Heartbeat { tree, announcements }
     }
 
     /// The fragment's key or the path has changed.
@@ -216,6 +233,8 @@ impl Node {
     ) -> Result<(), Refusal> {
         if matches!(message, Message::ActivityBroadcast { .. }) {
             self.counters.activities_from_servers += 1;
+        } else {
+            *self.counters.link_messages.entry(message.command()).or_default() += 1;
         }
         match message {
             Message::ActivityBroadcast { relay, activity } if self.is_extended_link(connection) => {
@@ -246,7 +265,7 @@ impl Node {
                 self.on_lock_request(now, credentials, out);
             }
             Message::ServerAnnounce(announce) => {
-                self.pass_on(&line, connection, out);
+                self.pass_announcement_on(&line, connection, out);
                 self.on_server_announce(now, connection, announce);
             }
             Message::AttachAnswer(answer) if self.is_extended_link(connection) => {
@@ -255,7 +274,8 @@ impl Node {
             Message::AttachRequest(request) if self.is_extended_link(connection) => {
                 self.on_attach_request(now, connection, request, out);
             }
-            Message::Heartbeat { tree } if self.is_extended_link(connection) => {
+            Message::Heartbeat { tree, announcements } if self.is_extended_link(connection) => {
+                self.on_announcements_wanted(connection, announcements, out);
                 self.on_heartbeat(now, connection, tree, out);
             }
             Message::RelayAck { have } if self.is_extended_link(connection) => {
@@ -287,7 +307,7 @@ impl Node {
             }
             other => return Err(Refusal::out_of_place_on_a_link(&other)),
         }
-        if let Some(Role::Link(link)) = self.connections.get_mut(&connection).map(|entry| &mut entry.role) {
+        if let Some(link) = self.link_mut(connection) {
             link.heard = true;
         }
         Ok(())
@@ -303,6 +323,10 @@ impl Node {
             && self.extensions.is_some()
         {
             self.healing.remember(Target { id: id.clone(), hostname: announce.hostname.clone(), port });
+        }
+        if !self.is_announcing_wanted(link) {
+            // It was on its way when the other end was told.
+            return;
         }
         if !self.servers.knows(&id) {
             info!(server = id, hostname = announce.hostname, port = announce.port, "server joined");
@@ -334,6 +358,7 @@ impl Node {
     fn on_server_left(&mut self, link: ConnectionId, id: &str, out: &mut Vec<Action>) {
         if self.servers.get(id).is_none_or(|server| server.link != link) {
             trace!(connection = %link, server = id, "not known from there");
+            self.servers.forget_named(id);
             return;
         }
         info!(server = id, "server left");
@@ -372,6 +397,7 @@ impl Node {
         for id in lost {
             self.timers.stop(&Timer::ServerExpiry(id));
         }
+        self.tell_what_is_wanted(out);
         self.on_allowances_lost(now, link, out);
         // Without a neighbour there is nobody whose acknowledgement could be waited for.
         self.schedule_acks(now);

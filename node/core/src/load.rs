@@ -1,8 +1,10 @@
-//! The other servers, as their announcements show them: which link leads there, and how loaded they are.
+//! The other servers, as their announcements show them: which link leads there, and how loaded they are. Where masters
+//! tell of others instead, the least loaded ones as they name them.
 
 use std::collections::BTreeMap;
 
 use arborcast_proto::wire::ServerAnnounce;
+use arborcast_proto::wire::message::Target;
 
 use crate::ids::{ConnectionId, ServerId};
 
@@ -25,16 +27,30 @@ pub struct OtherServer {
     pub port: i64,
 }
 
+/// Another server, as a master names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamedServer {
+    /// Where clients reach it.
+    pub target: Target,
+    /// Its logged-in clients.
+    pub load: u64,
+}
+
+/// Most servers that are taken from what one master names at a time.
+pub(crate) const MAX_NAMED: usize = 16;
+
 /// All other servers that are known at this moment.
 #[derive(Debug)]
 pub(crate) struct Servers {
     known: BTreeMap<ServerId, OtherServer>,
+    /// Those that a master named last, as far as they are not known.
+    named: BTreeMap<ServerId, NamedServer>,
     max: usize,
 }
 
 impl Servers {
     pub(crate) fn new(max: usize) -> Self {
-        Self { known: BTreeMap::new(), max }
+        Self { known: BTreeMap::new(), named: BTreeMap::new(), max }
     }
 
     /// Takes in an announcement that came over `link`; `false` if there is no room for another server.
@@ -44,8 +60,43 @@ impl Servers {
         if (is_new && self.known.len() >= self.max) || id.len() + hostname.len() > MAX_NAME_BYTES {
             return false;
         }
+        self.named.remove(&id);
         self.known.insert(id, OtherServer { link, load, hostname, port });
         true
+    }
+
+    /// Takes in what a master names, in the place of what was named before. What a server says of itself counts more.
+    pub(crate) fn name(&mut self, named: impl IntoIterator<Item = NamedServer>) {
+        let Self { known, .. } = self;
+        let is_usable = |server: &NamedServer| {
+            let Target { id, hostname, port } = &server.target;
+            *port > 0 && id.len() + hostname.len() <= MAX_NAME_BYTES && !known.contains_key(id)
+        };
+        let usable = named.into_iter().take(MAX_NAMED).filter(is_usable);
+        self.named = usable.map(|server| (server.target.id.clone(), server)).collect();
+    }
+
+    /// Where a master says that a server is.
+    pub(crate) fn named(&self, id: &str) -> Option<&Target> {
+        self.named.get(id).map(|server| &server.target)
+    }
+
+    pub(crate) fn forget_named(&mut self, id: &str) {
+        self.named.remove(id);
+    }
+
+    /// How many are known or named.
+    pub(crate) fn count(&self) -> usize {
+        self.known.len() + self.named.len()
+    }
+
+    /// Where clients reach those that are known or named.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = Target> {
+        let known = self.known.iter().filter_map(|(id, server)| {
+            let port = u16::try_from(server.port).ok().filter(|port| *port > 0)?;
+            Some(Target { id: id.clone(), hostname: server.hostname.clone(), port })
+        });
+        known.chain(self.named.values().map(|server| server.target.clone()))
     }
 
     pub(crate) fn forget(&mut self, id: &str) -> Option<OtherServer> {
@@ -84,19 +135,38 @@ impl Servers {
     }
 
     /// The least loaded server that can be reached, if its load is right. The client is counted there until that
-    /// server's next announcement, so that a surge spreads.
+    /// server's next announcement, or until a master names it again, so that a surge spreads.
     fn send_to_least_loaded(&mut self, is_right: impl Fn(i64) -> bool) -> Option<(String, u16)> {
-        let (port, target) = self
-            .known
-            .values_mut()
-            .filter_map(|server| Some((u16::try_from(server.port).ok().filter(|port| *port != 0)?, server)))
-            .min_by_key(|(_, server)| server.load)?;
-        if !is_right(target.load) {
+        let heard = least(self.known.values_mut().filter_map(|server| {
+            let port = u16::try_from(server.port).ok().filter(|port| *port != 0)?;
+            Some((server.load, Counted::Heard(&mut server.load), &server.hostname, port))
+        }));
+        let named = least(self.named.values_mut().map(|NamedServer { target, load }| {
+            let of_heard = i64::try_from(*load).unwrap_or(i64::MAX);
+            (of_heard, Counted::Named(load), &target.hostname, target.port)
+        }));
+        let (load, counted, hostname, port) = least(heard.into_iter().chain(named))?;
+        if !is_right(load) {
             return None;
         }
-        target.load = target.load.saturating_add(1);
-        Some((target.hostname.clone(), port))
+        match counted {
+            Counted::Heard(load) => *load = load.saturating_add(1),
+            Counted::Named(load) => *load = load.saturating_add(1),
+        }
+        Some((hostname.clone(), port))
     }
+}
+
+/// Where a client that is sent somewhere is counted.
+enum Counted<'a> {
+    Heard(&'a mut i64),
+    Named(&'a mut u64),
+}
+
+type Choice<'a> = (i64, Counted<'a>, &'a String, u16);
+
+fn least<'a>(choices: impl Iterator<Item = Choice<'a>>) -> Option<Choice<'a>> {
+    choices.min_by_key(|(load, ..)| *load)
 }
 
 #[cfg(test)]

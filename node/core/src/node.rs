@@ -10,6 +10,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use tracing::{debug, info, trace};
 
 use crate::admission::Admission;
+use crate::announcing::Announcing;
 use crate::config::{Config, Extensions};
 use crate::directory::{Directory, UserCounters};
 use crate::error::Refusal;
@@ -49,6 +50,7 @@ pub struct Node {
     /// How many connections are client sessions: the load.
     pub(crate) sessions: usize,
     pub(crate) servers: Servers,
+    pub(crate) announcing: Announcing,
     pub(crate) users: Users,
     /// Registrations of our own clients that wait for other servers, by username.
     pub(crate) registrations: BTreeMap<String, Registration>,
@@ -228,7 +230,12 @@ impl Node {
             timers.set(Timer::Heartbeat, now);
             timers.set(Timer::Seek, now);
         }
+        let announcing = Announcing::new(extensions.as_ref());
+        if let Some(lapse) = announcing.first_lapse(now) {
+            timers.set(Timer::Naming, lapse);
+        }
         Self {
+            announcing,
             fragment: Fragment::new(config.id.clone()),
             healing: Healing::new(extensions.as_ref()),
             relay: Relay::new(&config, now),
@@ -274,6 +281,7 @@ impl Node {
                 self.on_masters_answered(now, attempt, candidates, out);
             }
             Event::Advised { candidates } => self.on_advised(now, candidates, out),
+            Event::ServersNamed { least_loaded, others } => self.on_servers_named(now, least_loaded, others, out),
             Event::MoveProposed(proposal) => self.on_move_proposed(now, proposal, out),
             Event::Drain => self.on_drain(now, out),
             Event::Received { connection, line } => self.on_received(now, connection, line, out),
@@ -543,6 +551,7 @@ impl Node {
                 Timer::Homing => self.on_homing_due(now, out),
                 Timer::LinkSilence(connection) => self.on_link_silence(now, due, connection, out),
                 Timer::Move => self.on_question_failed(now, out),
+                Timer::Naming => self.on_naming_lapsed(out),
                 Timer::Seek => self.on_seek_due(now, out),
                 Timer::Announce => self.on_announce_due(now, out),
                 Timer::Identify(connection) => self.on_login_timeout(now, connection, out),
@@ -563,7 +572,7 @@ impl Node {
         self.timers.set(Timer::Announce, now + self.config.announce_interval);
         // Who drains has said that it leaves.
         if !self.draining {
-            self.flood(&self.announcement(), out);
+            self.announce_where_wanted(out);
         }
     }
 

@@ -223,12 +223,8 @@ impl Node {
         let mut parts = parts_of(have, self.config.max_line / 2).into_iter();
         let first = parts.next().unwrap_or_default();
         let rest = parts.map(|have| Message::RelayHave { have, more: false }).collect();
-        let targets = self.servers.iter().filter_map(|(id, server)| {
-            let port = u16::try_from(server.port).ok().filter(|port| *port > 0)?;
-            Some(Target { id: id.clone(), hostname: server.hostname.clone(), port })
-        });
         let is_short = |target: &Target| target.id.len() + target.hostname.len() < self.config.max_line / 128;
-        let servers = targets.filter(is_short).take(MAX_SERVERS_TOLD).collect();
+        let servers = self.servers.targets().filter(is_short).take(MAX_SERVERS_TOLD).collect();
         (Message::LoginSuccess { info, have: Some(first), proof, servers }, rest)
     }
 

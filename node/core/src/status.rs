@@ -51,6 +51,8 @@ pub struct Counters {
     pub activities_from_clients: u64,
     /// Activities that came over links, repeated ones included.
     pub activities_from_servers: u64,
+    /// Messages that came over links and are no activities, by command.
+    pub link_messages: BTreeMap<&'static str, u64>,
     /// Names that were registered for clients of this node.
     pub registered: u64,
     /// Registrations of clients of this node that failed, by the name of the reason.
@@ -99,7 +101,7 @@ pub struct Status {
     pub parent: Option<ServerId>,
     /// The ids of the children that speak the extensions, in their order.
     pub children: Vec<ServerId>,
-    /// The other servers that are known.
+    /// The other servers that are known, by what they announce or by what masters say.
     pub servers: usize,
     /// Usernames, pending ones included.
     pub users: usize,
@@ -131,7 +133,7 @@ impl Node {
             depth: self.fragment.depth(),
             parent: self.parent_id().map(str::to_owned),
             children: self.child_ids(),
-            servers: self.servers.len(),
+            servers: self.servers.count(),
             users: self.users.len() + self.directory.len(),
             unsettled: self.registrations.len() + self.windows.len() + self.directory.unsettled(),
             log_entries: self.relay.as_ref().map_or(0, |relay| relay.ledger.entries()),

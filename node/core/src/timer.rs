@@ -32,6 +32,8 @@ pub(crate) enum Timer {
     Seek,
     /// A connection has taken too long to become a link or a session.
     Identify(ConnectionId),
+    /// No master has named other servers for too long.
+    Naming,
     /// The predecessor of an activity of this connection has not come in time.
     Predecessor(ConnectionId),
     /// A registration of one of our clients was not agreed to in time; by username.

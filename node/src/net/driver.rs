@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arborcast_core::relay::Position;
 use arborcast_core::{
-    Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, MoveProposal, Node, ReceivedLine, Status,
+    Action, AttemptId, CloseReason, ConnectionId, Event, GiveUp, MoveProposal, NamedServer, Node, ReceivedLine, Status,
 };
 use arborcast_proto::wire::message::PLAIN_BROADCAST_HEAD;
 use arborcast_proto::wire::message::Target;
@@ -56,6 +56,8 @@ pub(crate) enum Inbound {
     MastersAnswered { attempt: AttemptId, candidates: Vec<Target> },
     /// A master knows of a fragment with a smaller key.
     Advised { candidates: Vec<Target> },
+    /// A master names other servers.
+    ServersNamed { least_loaded: Vec<NamedServer>, others: Vec<Target> },
     /// A master proposes another place in the tree.
     MoveProposed(MoveProposal),
     /// A master passes on an operator's wish to stop this node.
@@ -212,6 +214,9 @@ impl Driver {
                 self.handle(Event::MastersAnswered { attempt, candidates });
             }
             Inbound::Advised { candidates } => self.handle(Event::Advised { candidates }),
+            Inbound::ServersNamed { least_loaded, others } => {
+                self.handle(Event::ServersNamed { least_loaded, others });
+            }
             Inbound::MoveProposed(proposal) => self.handle(Event::MoveProposed(proposal)),
             Inbound::Drain => self.handle(Event::Drain),
             // Whoever asked may have gone.

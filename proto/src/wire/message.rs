@@ -70,6 +70,9 @@ pub enum Message {
         /// From a parent to its child.
         #[serde(skip_serializing_if = "Option::is_none")]
         tree: Option<TreePosition>,
+        /// Whether the sender wants SERVER_ANNOUNCE over this link. What is left out is true.
+        #[serde(skip_serializing_if = "is_true")]
+        announcements: bool,
     },
     /// The peer broke the protocol; the connection ends.
     InvalidMessage {
@@ -268,6 +271,10 @@ pub enum Message {
         #[serde(skip_serializing_if = "Option::is_none")]
         denied: Option<Denial>,
     },
+}
+
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 /// A fragment's key: the smaller one wins (protocol, Fragments and reigns). Ordered by reign, then by the root's id.
@@ -725,6 +732,7 @@ pub(super) fn is_deeper_than(limit: usize, json: &[u8]) -> bool {
 struct Fields<'a> {
     command: Option<&'a RawValue>,
     activity: Option<&'a RawValue>,
+    announcements: Option<&'a RawValue>,
     applicant: Option<&'a RawValue>,
     attempt: Option<&'a RawValue>,
     confirm: Option<&'a RawValue>,
@@ -768,6 +776,7 @@ struct Fields<'a> {
 enum FieldName {
     Command,
     Activity,
+    Announcements,
     Applicant,
     Attempt,
     Confirm,
@@ -846,6 +855,7 @@ impl<'a> Fields<'a> {
         Some(match name {
             FieldName::Command => ("command", &mut self.command),
             FieldName::Activity => ("activity", &mut self.activity),
+            FieldName::Announcements => ("announcements", &mut self.announcements),
             FieldName::Applicant => ("applicant", &mut self.applicant),
             FieldName::Attempt => ("attempt", &mut self.attempt),
             FieldName::Confirm => ("confirm", &mut self.confirm),
@@ -931,7 +941,13 @@ impl<'a> Fields<'a> {
             "AUTHENTICATION_FAIL" => {
                 Message::AuthenticationFail { info: of("AUTHENTICATION_FAIL").info().unwrap_or_default() }
             }
-            "HEARTBEAT" => Message::Heartbeat { tree: of("HEARTBEAT").optional_object("tree", self.tree)? },
+            "HEARTBEAT" => {
+                let of = of("HEARTBEAT");
+                Message::Heartbeat {
+                    tree: of.optional_object("tree", self.tree)?,
+                    announcements: of.optional_object("announcements", self.announcements)?.unwrap_or(true),
+                }
+            }
             "INVALID_MESSAGE" => Message::InvalidMessage { info: of("INVALID_MESSAGE").info().unwrap_or_default() },
             "LINK_ACCEPTED" => {
                 let of = of("LINK_ACCEPTED");
@@ -1435,9 +1451,13 @@ mod tests {
                 }),
                 r#"{"command":"ATTACH_ANSWER","request":{"id":"n2","incarnation":5,"attempt":3},"trail":["n1"],"refused":"OWN_SUBTREE"}"#,
             ),
-            (Message::Heartbeat { tree: None }, r#"{"command":"HEARTBEAT"}"#),
+            (Message::Heartbeat { tree: None, announcements: true }, r#"{"command":"HEARTBEAT"}"#),
             (
-                Message::Heartbeat { tree: Some(position()) },
+                Message::Heartbeat { tree: None, announcements: false },
+                r#"{"command":"HEARTBEAT","announcements":false}"#,
+            ),
+            (
+                Message::Heartbeat { tree: Some(position()), announcements: true },
                 r#"{"command":"HEARTBEAT","tree":{"reign":0,"root":"n0","path":["n0","n1"]}}"#,
             ),
             (

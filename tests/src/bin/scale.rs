@@ -10,8 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use arborcast_core::Extensions;
-use arborcast_tests::cluster::Cluster;
+use arborcast_tests::control::{self, Counts, Manner};
 use arborcast_tests::lines;
 use arborcast_tests::node::{Node, NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
@@ -57,8 +56,10 @@ enum Case {
     Line,
     /// A server with 5,000 clients dies, and they all come to the other one
     ReconnectStorm,
-    /// The messages of 200 servers that have nothing to do
+    /// The messages of 10, 50 and 200 simulated servers that have nothing to do, and for a registration
     Control,
+    /// The same of 50 processes
+    ControlProcesses,
     /// Anonymous logins of 5,000 connections
     Logins,
     /// Logins and heartbeats beside a publisher at full speed
@@ -75,7 +76,8 @@ impl Case {
             Self::Burst => burst(clients(1_000)),
             Self::Line => line(),
             Self::ReconnectStorm => reconnect_storm(clients(5_000)),
-            Self::Control => control(),
+            Self::Control => control(control::simulated, "simulated", &[10, 50, 200]),
+            Self::ControlProcesses => control(control::measured, "processes", &[50]),
             Self::Logins => logins(clients(5_000)),
             Self::Fairness => fairness(),
         }
@@ -188,37 +190,18 @@ fn reconnect_storm(count: usize) {
 }
 
 /// Default settings: announcements every 5 s, heartbeats every 300 ms, at most eight children.
-fn control() {
-    const SERVERS: usize = 200;
-    let watched = Duration::from_secs(60);
-    let mut cluster = Cluster::new(1);
-    cluster.announce_interval = Duration::from_secs(5);
-    for server in 0..SERVERS {
-        cluster.add_extended_server_with(Extensions::new(1, server as u64));
-    }
-    cluster.run_until_trees(Duration::from_secs(300));
-    cluster.invariants.control_messages.clear();
-    cluster.run_for(watched);
-    let (mut messages, mut bytes) = (0, 0);
-    for (command, (count, length)) in &cluster.invariants.control_messages {
-        if per_second(*count, watched) >= 1.0 {
+fn control(count: impl Fn(usize, Manner) -> Counts, how: &str, sizes: &[usize]) {
+    for servers in sizes {
+        for manner in Manner::ALL {
+            let Counts { idle, announcements, registration } = count(*servers, manner);
             println!(
-                "| {SERVERS} idle servers: {command}, over all links | {:.0} a second |",
-                per_second(*count, watched)
+                "| {servers} servers, {}, {how} | {idle:.0} control messages a second when idle ({:.1} for each link, {announcements:.0} \
+                 of them announcements); {registration:.0} for one registration |",
+                manner.name(),
+                idle / (servers - 1) as f64,
             );
         }
-        messages += count;
-        bytes += length;
     }
-    println!(
-        "| {SERVERS} idle servers: all control messages over all links | {:.0} a second, {:.0} kB a second |\n\
-         | the same for each of the {} links, both directions | {:.0} a second, {:.1} kB a second |",
-        per_second(messages, watched),
-        per_second(bytes, watched) / 1e3,
-        SERVERS - 1,
-        per_second(messages, watched) / (SERVERS - 1) as f64,
-        per_second(bytes, watched) / 1e3 / (SERVERS - 1) as f64,
-    );
 }
 
 fn logins(count: usize) {
@@ -348,10 +331,6 @@ fn spread(mut times: Vec<Duration>) -> String {
         times.get(place.min(times.len() - 1)).map_or(0.0, Duration::as_secs_f64) * 1e3
     };
     format!("p50 {:.2} ms, p99 {:.2} ms, max {:.2} ms ({} times)", at(0.5), at(0.99), at(1.0), times.len())
-}
-
-fn per_second(count: u64, time: Duration) -> f64 {
-    count as f64 / time.as_secs_f64()
 }
 
 fn mebibytes(bytes: u64) -> f64 {
