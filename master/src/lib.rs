@@ -8,6 +8,7 @@
 //! - `service`: the gRPC calls. `messages`: between protobuf and what the others work with. `auth`: the secret.
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
 //! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told.
+//! - [`users`]: names and their owners, in etcd.
 //! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`], [`shutdown`]: start and
 //!   stop.
 
@@ -17,6 +18,7 @@ pub mod http;
 pub mod settings;
 pub mod shutdown;
 pub mod topology;
+pub mod users;
 
 mod auth;
 mod health;

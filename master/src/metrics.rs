@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry as Metricset;
 
 use crate::registry::Registry;
 use crate::topology::State;
+use crate::users;
 
 /// What [`text`] is, for the `content-type` header.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -56,7 +57,12 @@ struct NodeState {
 ///
 /// # Errors
 /// When it can't be written, which would be a bug.
-pub(crate) fn text(registry: &Registry, counted: &Metrics, page_streams: usize) -> Result<String, fmt::Error> {
+pub(crate) fn text(
+    registry: &Registry,
+    counted: &Metrics,
+    users: Option<&users::metrics::Metrics>,
+    page_streams: usize,
+) -> Result<String, fmt::Error> {
     let mut metrics = Metricset::with_prefix("arborcast_master");
     metrics.register(
         "build",
@@ -65,6 +71,9 @@ pub(crate) fn text(registry: &Registry, counted: &Metrics, page_streams: usize) 
     );
     register_counted(counted, &mut metrics);
     register_standing(registry, page_streams, &mut metrics);
+    if let Some(users) = users {
+        users.register(&mut metrics);
+    }
     let mut out = String::new();
     encode(&mut out, &metrics)?;
     Ok(out)

@@ -23,6 +23,7 @@ pub(crate) struct Registry {
     state: Mutex<State>,
     changed: Notify,
     page_changed: Notify,
+    keeps_users: bool,
 }
 
 #[derive(Debug)]
@@ -49,7 +50,7 @@ pub(crate) struct Picture {
 
 impl Registry {
     /// Knows nobody, and starts to warm up.
-    pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits) -> Self {
+    pub(crate) fn new(master_id: String, warm_up: Duration, limits: Limits, keeps_users: bool) -> Self {
         let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
         Self {
             master_id,
@@ -58,6 +59,7 @@ impl Registry {
             state: Mutex::new(state),
             changed: Notify::new(),
             page_changed: Notify::new(),
+            keeps_users,
         }
     }
 
@@ -139,7 +141,8 @@ impl Registry {
 
     /// The first thing that a registered node hears.
     pub(crate) fn welcome(&self) -> Advice {
-        let welcome = Welcome { master_id: self.master_id.clone(), warming: self.is_warming() };
+        let welcome =
+            Welcome { master_id: self.master_id.clone(), warming: self.is_warming(), keeps_users: self.keeps_users };
         Advice { kind: Some(advice::Kind::Welcome(welcome)) }
     }
 
@@ -213,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_node_that_reads_nothing_is_not_taken_to_be_draining() {
-        let registry = Registry::new("m".into(), Duration::ZERO, Limits::default());
+        let registry = Registry::new("m".into(), Duration::ZERO, Limits::default(), false);
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (outbox, _unread) = outbox(1, permit);
         let stream = registry.open_stream(outbox);

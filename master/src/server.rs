@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arborcast_proto::registry::FILE_DESCRIPTOR_SET;
 use arborcast_proto::registry::registry_server::RegistryServer;
+use arborcast_proto::users::FILE_DESCRIPTOR_SET as USERS_DESCRIPTOR_SET;
+use arborcast_proto::users::users_server::UsersServer;
 use futures_util::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -22,6 +24,7 @@ use crate::incoming::bounded;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::settings::{CALL_TIMEOUT, KEEPALIVE, MAX_MESSAGE, STOP_TIMEOUT, Settings};
+use crate::users::{self, Users};
 use crate::watch::Announcer;
 
 /// How many watchers may wait for the announcer to look at them.
@@ -68,18 +71,27 @@ pub async fn serve_with_page<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let Settings { master_id, secret, warm_up, bounds } = settings;
-    let registry = Arc::new(Registry::new(master_id, warm_up, bounds.topology));
+    let Settings { master_id, secret, warm_up, users, bounds } = settings;
+    let users = users.map(Users::new).transpose()?;
+    let registry = Arc::new(Registry::new(master_id, warm_up, bounds.topology, users.is_some()));
     let (newcomers, watchers) = mpsc::channel(NEWCOMERS);
     let tasks = TaskTracker::new();
     let authorizer = Authorizer::new(secret);
     if let Some(page) = page {
-        tasks.spawn(http::serve(page, Arc::clone(&registry), authorizer.clone(), stop.clone()));
+        tasks.spawn(http::serve(
+            page,
+            Arc::clone(&registry),
+            authorizer.clone(),
+            users.as_ref().map(Users::metrics),
+            stop.clone(),
+        ));
     }
-    let service = Service::new(Arc::clone(&registry), authorizer, newcomers, &bounds, tasks.clone(), stop.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
-    let router = router(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+    let users = users
+        .map(|users| users.serve(authorizer.clone(), bounds.report_streams, reporter.clone(), &tasks, stop.clone()));
+    let service = Service::new(Arc::clone(&registry), authorizer, newcomers, &bounds, tasks.clone(), stop.clone());
+    let router = router(service, users)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
 
     info!(master = registry.master_id(), ?warm_up, "serving");
     tasks.spawn(Announcer::new(registry, watchers).run(stop.clone()));
@@ -106,15 +118,21 @@ where
     }
 }
 
-fn router(service: Service) -> Result<Router, MasterError> {
+fn router(service: Service, users: Option<users::Service>) -> Result<Router, MasterError> {
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let reflection = tonic_reflection::server::Builder::configure();
+        let reflection = match &users {
+            Some(_) => reflection.register_encoded_file_descriptor_set(USERS_DESCRIPTOR_SET),
+            None => reflection,
+        };
+        reflection
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(HEALTH_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
             .include_reflection_service(false)
     };
+    let (v1, v1alpha) = (reflection().build_v1()?, reflection().build_v1alpha()?);
     let router = Server::builder()
         .timeout(CALL_TIMEOUT)
         .http2_keepalive_interval(Some(KEEPALIVE))
@@ -124,7 +142,8 @@ fn router(service: Service) -> Result<Router, MasterError> {
         .initial_stream_window_size(CALL_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .add_service(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE))
-        .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_SMALL_MESSAGE))
-        .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_SMALL_MESSAGE));
+        .add_optional_service(users.map(|users| UsersServer::new(users).max_decoding_message_size(MAX_SMALL_MESSAGE)))
+        .add_service(v1.max_decoding_message_size(MAX_SMALL_MESSAGE))
+        .add_service(v1alpha.max_decoding_message_size(MAX_SMALL_MESSAGE));
     Ok(router)
 }

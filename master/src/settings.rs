@@ -18,6 +18,8 @@ pub struct Settings {
     /// the nodes, in which each of them repeats its state. Default 2 s. Shorter: orphans that ask a master that has just
     /// started may take an answer for the whole truth. Longer: they wait or ask elsewhere without need.
     pub warm_up: Duration,
+    /// Where users are kept, if this is done here. Default: nowhere; the nodes keep them by themselves.
+    pub users: Option<crate::users::Settings>,
     /// What it holds at most.
     pub bounds: Bounds,
 }
@@ -26,7 +28,7 @@ impl Settings {
     /// The defaults, with a new id.
     pub fn new(secret: Secret) -> Self {
         let master_id = Alphanumeric.sample_string(&mut rand::rng(), 20);
-        Self { master_id, secret, warm_up: Duration::from_secs(2), bounds: Bounds::default() }
+        Self { master_id, secret, warm_up: Duration::from_secs(2), users: None, bounds: Bounds::default() }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Everything that crosses an arborcast socket, and nothing else.
 //!
 //! - [`wire`]: the newline-delimited JSON protocol between servers, and between clients and servers.
-//! - `registry`: the masters' gRPC service. Only with the feature `registry`, because it brings tokio, which the pure core
-//!   of the node must not see.
+//! - `registry`: the masters' gRPC service; `users`: the one of masters that keep users. Only with the feature `registry`,
+//!   because it brings tokio, which the pure core of the node must not see.
 //!
 //! The normative text is `proto/README.md`; where code and text differ, the text is right. This crate does no I/O: bytes
 //! go in and messages come out, so that the node, the client, the simulator and the tests all speak through the same
@@ -10,4 +10,6 @@
 
 #[cfg(feature = "registry")]
 pub mod registry;
+#[cfg(feature = "registry")]
+pub mod users;
 pub mod wire;

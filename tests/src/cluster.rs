@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
+    Action, AtMasters, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
     RootReason, UserChange, View,
 };
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
@@ -75,6 +75,10 @@ pub struct Cluster {
     /// otherwise.
     pub announce_interval: Duration,
     masters: Vec<SimulatedMaster>,
+    /// The users that masters keep, where servers are told so, and whether they can be asked.
+    pub kept_users: BTreeMap<String, UserRecord>,
+    /// Whether the masters can be asked for users.
+    pub keepers_alive: bool,
     /// Whether servers have begun to report to masters.
     is_reporting: bool,
     parent_changes: u64,
@@ -1096,6 +1100,14 @@ impl Cluster {
                 }
                 self.answer(server, Event::UsersWritten { write, error });
             }
+            Action::RegisterUser { record } => {
+                let outcome = self.register_at_masters(&record);
+                self.answer(server, Event::UserRegistered { record, outcome });
+            }
+            Action::LookUpUser { task, username } => {
+                let user = self.kept_users.get(&username).filter(|_| self.keepers_alive).cloned();
+                self.answer(server, Event::UserLookedUp { task, user });
+            }
             Action::Drained => self.end(server),
             Action::GiveUp(why) => {
                 let entry = &mut self.servers[server];
@@ -1118,6 +1130,15 @@ impl Cluster {
                 self.transmit(wire, side, Parcel::Line(line.clone()));
             }
         }
+    }
+
+    /// One moment in the store that masters keep users in.
+    fn register_at_masters(&mut self, record: &UserRecord) -> AtMasters {
+        if !self.keepers_alive {
+            return AtMasters::Unknown("no quorum".to_owned());
+        }
+        let owner = self.kept_users.entry(record.username.clone()).or_insert_with(|| record.clone());
+        if owner == record { AtMasters::Registered } else { AtMasters::Taken(Some(owner.clone())) }
     }
 
     /// Something that a server asked for is done, after a while.

@@ -35,6 +35,7 @@ use crate::error::MasterError;
 use crate::messages;
 use crate::metrics::{self, Metrics};
 use crate::registry::Registry;
+use crate::users;
 
 /// Connections at one time; the others wait in the operating system's queue.
 const MAX_CONNECTIONS: usize = 192;
@@ -90,6 +91,7 @@ struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
     metrics: Arc<Metrics>,
+    users: Option<Arc<users::metrics::Metrics>>,
     states: watch::Sender<Bytes>,
     streams: Arc<Semaphore>,
 }
@@ -102,7 +104,13 @@ struct Line {
 }
 
 /// Answers until told to stop. What is being answered then is cut.
-pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
+pub(crate) async fn serve(
+    page: Page,
+    registry: Arc<Registry>,
+    authorizer: Authorizer,
+    users: Option<Arc<users::metrics::Metrics>>,
+    stop: CancellationToken,
+) {
     let metrics = Arc::new(Metrics::default());
     let (states, _) = watch::channel(Bytes::new());
     let following = state::follow(Arc::clone(&registry), Arc::clone(&metrics), states.clone(), page.peer_pages);
@@ -120,7 +128,7 @@ pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Autho
         .route("/healthz", get(async || "alive\n"))
         .route("/readyz", get(readyz))
         .route("/drain/{id}", post(drain))
-        .with_state(Arc::new(Shared { registry, authorizer, metrics, states, streams }));
+        .with_state(Arc::new(Shared { registry, authorizer, metrics, users, states, streams }));
     // Dropping the tasks ends them.
     let _ = stop.run_until_cancelled(async { tokio::join!(accept_all(page.listener, router), following) }).await;
 }
@@ -219,7 +227,7 @@ async fn feed(
 
 async fn text_of_metrics(State(shared): State<Arc<Shared>>) -> Response {
     let streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
-    match metrics::text(&shared.registry, &shared.metrics, streams) {
+    match metrics::text(&shared.registry, &shared.metrics, shared.users.as_deref(), streams) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

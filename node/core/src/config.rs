@@ -95,6 +95,8 @@ pub struct Extensions {
     pub users: Vec<UserRecord>,
     /// Whether the shell keeps users on disk, so that a registration is complete only when it is there. Default: no.
     pub keeps_users: bool,
+    /// Whether users are registered at the masters, and not in the tree. The same for all nodes of a tree. Default: no.
+    pub users_at_masters: bool,
     /// The time, in milliseconds since 1970, at the `now` that [`Node::new`](crate::Node::new) is given. Default 0.
     pub milliseconds_since_1970: u64,
 }
@@ -115,6 +117,7 @@ impl Extensions {
             seed,
             users: Vec::new(),
             keeps_users: false,
+            users_at_masters: false,
             milliseconds_since_1970: 0,
         }
     }
