@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
-    Action, AtMasters, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
-    RootReason, UserChange, View,
+    Action, AtMasters, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node,
+    ReceivedLine, RootReason, Told, UserChange, View,
 };
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
 use arborcast_proto::wire::{Activity, Credentials, Message, Secret, UserRecord};
@@ -212,6 +212,8 @@ impl Cluster {
             max_delay: MAX_DELAY,
             announce_interval: Duration::from_secs(3600),
             // Half of its advice is wrong: that must never do harm.
+            kept_users: BTreeMap::new(),
+            keepers_alive: true,
             masters: vec![SimulatedMaster::new(Character { lies: 0.5, ..Character::honest() })],
             is_reporting: false,
             parent_changes: 0,
@@ -252,6 +254,12 @@ impl Cluster {
     /// Starts a server that speaks the extensions and finds its place by itself.
     pub fn add_extended_server(&mut self, max_children: usize) -> ServerIndex {
         let extensions = self.extensions(max_children);
+        self.add_extended_server_with(extensions)
+    }
+
+    /// The same, and it registers names at the masters.
+    pub fn add_extended_server_at_masters(&mut self, max_children: usize) -> ServerIndex {
+        let extensions = Extensions { users_at_masters: true, ..self.extensions(max_children) };
         self.add_extended_server_with(extensions)
     }
 
@@ -1132,12 +1140,28 @@ impl Cluster {
         }
     }
 
-    /// One moment in the store that masters keep users in.
+    /// The masters tell every server that runs of all users that they keep, if they keep any and can be asked.
+    pub fn tell_of_kept_users(&mut self) {
+        if self.keepers_alive && !self.kept_users.is_empty() {
+            for server in (0..self.servers.len()).filter(|server| self.is_alive(*server)).collect::<Vec<_>>() {
+                let users = self.kept_users.values().cloned().collect();
+                self.answer(server, Event::UsersTold { users, told: Told::Whole { is_first: true, is_last: true } });
+            }
+        }
+    }
+
+    /// One moment in the store that masters keep users in. What is added there every server is told of, after a while.
     fn register_at_masters(&mut self, record: &UserRecord) -> AtMasters {
         if !self.keepers_alive {
             return AtMasters::Unknown("no quorum".to_owned());
         }
-        let owner = self.kept_users.entry(record.username.clone()).or_insert_with(|| record.clone());
+        if !self.kept_users.contains_key(&record.username) {
+            self.kept_users.insert(record.username.clone(), record.clone());
+            for server in (0..self.servers.len()).filter(|server| self.is_alive(*server)).collect::<Vec<_>>() {
+                self.answer(server, Event::UsersTold { users: vec![record.clone()], told: Told::Added });
+            }
+        }
+        let owner = &self.kept_users[&record.username];
         if owner == record { AtMasters::Registered } else { AtMasters::Taken(Some(owner.clone())) }
     }
 
