@@ -22,7 +22,7 @@ use crate::users::register;
 const AT_ONCE: usize = 32;
 
 /// How long one user may take before all is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two words about how far it is.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
