@@ -218,6 +218,11 @@ fn where_etcd_was_emptied_users_stay_and_can_be_brought_back() {
     let mut keepers = Keepers::start_with(Etcd::start(1), 1, 1, &builder);
     registers(keepers.at(0), "aaron", "sesame");
     registers(keepers.at(0), "berta", "sesame");
+    // A client may be told before the master is; what is on its way would be done in the new store as well.
+    wait::until(PATIENCE, || match keepers.master_metric(0, "user_registrations_total{outcome=\"registered\"}") {
+        Some(2.0) => Ok(()),
+        other => Err(format!("{other:?} registrations are done")),
+    });
     keepers.etcd.empty();
     keepers.master(0).process.wait_for_stderr("was emptied");
     scrape::wait_for(scrape::http_address(&keepers.node(0).process), "arborcast_node_users_not_at_masters", 2.0);

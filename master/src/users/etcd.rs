@@ -50,8 +50,12 @@ const PATIENCE: Duration = Duration::from_millis(2500);
 /// After all of them were asked in vain.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// How often a quiet connection is asked whether it still stands.
-const KEEPALIVE: Duration = Duration::from_secs(2);
+/// How often a quiet connection is asked whether it still stands. etcd ends those that ask more often than every five
+/// seconds.
+const KEEPALIVE: Duration = Duration::from_secs(6);
+
+/// How long the answer to that may take.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Longest answer that is read. etcd's own bound for one value is 1.5 MiB.
 const MAX_MESSAGE: usize = 8 << 20;
@@ -149,7 +153,7 @@ impl Etcd {
             let endpoint = Endpoint::from_shared(format!("http://{address}"))?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .http2_keep_alive_interval(KEEPALIVE)
-                .keep_alive_timeout(KEEPALIVE)
+                .keep_alive_timeout(KEEPALIVE_TIMEOUT)
                 .keep_alive_while_idle(true);
             let channel = || match tls {
                 Some(tls) => endpoint.connect_with_connector_lazy(connector(Arc::clone(tls))),

@@ -65,6 +65,8 @@ struct Feed<'a> {
 enum Ended {
     /// The position is no good: all users are told once more.
     Forgotten,
+    /// A member has not come as far as this position: it lags behind, or etcd was emptied a moment ago.
+    Behind(Position),
     /// The watcher has to call again.
     With(Status),
 }
@@ -86,19 +88,18 @@ impl Feed<'_> {
                 None => match self.tell_whole(head.store).await {
                     Ok(position) => position,
                     Err(Ended::With(status)) => return status,
-                    Err(Ended::Forgotten) => {
+                    Err(Ended::Forgotten | Ended::Behind(_)) => {
                         tokio::time::sleep(PAUSE).await;
                         continue;
                     }
                 },
             };
-            match self.follow(position).await {
+            after = match self.follow(position).await {
                 Ended::With(status) => return status,
-                Ended::Forgotten => {
-                    tokio::time::sleep(PAUSE).await;
-                    after = None;
-                }
-            }
+                Ended::Forgotten => None,
+                Ended::Behind(position) => Some(position),
+            };
+            tokio::time::sleep(PAUSE).await;
         }
     }
 
@@ -149,6 +150,9 @@ impl Feed<'_> {
             if response.canceled {
                 debug!(reason = response.cancel_reason, "etcd has ended a watch");
                 return Ended::With(Status::unavailable("etcd has ended the watch: it may have lost its quorum"));
+            }
+            if response.header.as_ref().is_some_and(|header| header.revision < position.revision) {
+                return Ended::Behind(position);
             }
             // More of the last revision may follow.
             let last = response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).max();
