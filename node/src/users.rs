@@ -22,10 +22,10 @@ use tracing::{debug, info, warn};
 use crate::net::Inbound;
 use crate::registry::Client;
 
-/// How long a registration may take, at all masters together: less than clients wait (protocol, B46).
+/// How long a registration may take, at all masters together: less than clients wait (protocol, B50).
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How long looking up a user may take, at all masters together (protocol, B46).
+/// How long looking up a user may take, at all masters together (protocol, B50).
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long one master may take, which waits for etcd for two and a half seconds.

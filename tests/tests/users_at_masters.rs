@@ -124,7 +124,7 @@ fn a_user_that_is_not_known_yet_is_asked_for_once() {
     assert_eq!(core.next_sent(gone), None);
 }
 
-/// U12, B47.
+/// U12, B51.
 #[test]
 fn a_flood_of_unknown_names_asks_for_so_many_at_one_time_and_no_more() {
     let mut core = at_masters();

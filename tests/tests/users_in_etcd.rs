@@ -501,3 +501,23 @@ fn etcd_that_wants_a_password_gets_it_and_no_log_does() {
         assert!(log.contains("TRACE") && !log.contains(PASSWORD) && !log.contains("SecretOfTheUser"));
     }
 }
+
+#[test]
+fn the_readme_names_every_metric_of_those_that_keep_users() {
+    if !etcd::is_installed() {
+        return;
+    }
+    let mut keepers = Keepers::start(1, 1, 1);
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let node = scrape::metrics(scrape::http_address(&keepers.node(0).process));
+    let master = scrape::metrics(scrape::http_address(&keepers.master(0).process));
+    let families = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        lines.filter(|name| name.contains("_user")).map(str::to_owned).collect()
+    };
+    let all = [families(&node), families(&master)].concat();
+    assert!(all.len() > 12, "{all:?}");
+    for name in all {
+        assert!(readme.contains(&format!("`{name}")), "{name} is not in the README");
+    }
+}

@@ -16,7 +16,7 @@ use crate::event::Action;
 use crate::ids::{ConnectionId, TaskId};
 use crate::node::{Hold, Node};
 
-/// Most users that the masters are asked for at one time (protocol, B47).
+/// Most users that the masters are asked for at one time (protocol, B51).
 const MAX_LOOKUPS: usize = 1000;
 
 /// Who can say that a name is free. Set at the start, and but for one step never changed: servers that asked now the tree and
