@@ -15,4 +15,5 @@ mod queries;
 mod reflection;
 mod reports;
 mod stop;
+mod users;
 mod watch;
