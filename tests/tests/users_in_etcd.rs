@@ -7,8 +7,8 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use arborcast_proto::users::{Outcome, Registration, User, VerifyRequest, WatchRequest};
 use arborcast_proto::users::{RegisterRequest, watch_response::Kind};
-use arborcast_proto::users::{Registration, User, VerifyRequest, WatchRequest};
 use arborcast_tests::etcd::{self, Etcd};
 use arborcast_tests::keepers::{Keepers, can_log_in, is_refused, register, registers, registers_at_last};
 use arborcast_tests::lines;
@@ -415,6 +415,27 @@ fn a_position_that_etcd_has_forgotten_means_all_users_once_more() {
     };
     let whole = keepers.master(0).ask_for_users(call).unwrap();
     assert_eq!(whole.users.len(), 3);
+}
+
+#[test]
+fn a_registration_that_is_repeated_at_another_master_finds_itself() {
+    if !etcd::is_installed() {
+        return;
+    }
+    let mut keepers = Keepers::start(1, 2, 0);
+    let mut register = |master: usize, user: User| {
+        let register = RegisterRequest { user: Some(user) };
+        let answer =
+            keepers.master(master).ask_for_users(async |mut users| users.register(with_secret(register)).await);
+        let answer = answer.unwrap();
+        (answer.outcome(), answer.owner)
+    };
+    for master in [0, 1, 0] {
+        assert_eq!(register(master, user("aaron", 1)), (Outcome::Registered, None));
+    }
+    assert_eq!(register(1, user("aaron", 2)), (Outcome::Taken, Some(user("aaron", 1))));
+    let other_hash = User { hash: HASH.replace("aGFzaA", "b3RoZXI"), ..user("aaron", 1) };
+    assert_eq!(register(0, other_hash), (Outcome::Taken, Some(user("aaron", 1))));
 }
 
 #[test]
