@@ -99,12 +99,17 @@ fn without_etcd_nobody_registers_and_everybody_known_logs_in() {
     }
     let mut keepers = Keepers::start(1, 2, 2);
     registers(keepers.at(0), "aaron", "sesame");
+    keepers.wait_for_users(1, 1);
     keepers.etcd.freeze(0);
     is_refused(keepers.at(1), "berta", "sesame", "etcd has no quorum, or can't be reached");
     assert!(can_log_in(keepers.at(1), "aaron", "sesame"));
     assert!(!can_log_in(keepers.at(1), "nobody", "sesame"));
     keepers.etcd.thaw(0);
     registers_at_last(keepers.at(1), "clara", "sesame");
+    // And perhaps berta: nobody could say.
+    wait::until(PATIENCE, || {
+        if can_log_in(keepers.at(0), "clara", "sesame") { Ok(()) } else { Err("clara is unknown".to_owned()) }
+    });
 
     keepers.etcd.kill(0);
     is_refused(keepers.at(0), "dora", "sesame", "etcd has no quorum, or can't be reached");
@@ -126,6 +131,9 @@ fn of_three_members_one_may_die_and_with_two_dead_nobody_registers() {
     keepers.etcd.kill(0);
     registers_at_last(keepers.at(1), "berta", "sesame");
     is_refused(keepers.at(0), "berta", "other", "already registered");
+    for node in 0..2 {
+        keepers.wait_for_users(node, 2);
+    }
     keepers.etcd.kill(1);
     is_refused(keepers.at(0), "clara", "sesame", "etcd has no quorum, or can't be reached");
     for (node, name) in [(0, "aaron"), (0, "berta"), (1, "aaron"), (1, "berta")] {
