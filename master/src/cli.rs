@@ -12,6 +12,7 @@ use clap::Parser;
 
 use crate::settings::{Bounds, Settings};
 use crate::topology::Limits;
+use crate::users;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,6 +28,8 @@ Examples:
     grpcurl -plaintext -d '{\"node_id\": \"tree1\"}' localhost:7100 arborcast.registry.v1.Registry/GetNode
     grpcurl -plaintext localhost:7100 arborcast.registry.v1.Registry/WatchTopology
     grpcurl -plaintext localhost:7100 grpc.health.v1.Health/Check
+  Keep the users of the tree in etcd; nodes then need --users masters:
+    arborcast-master --secret-file /etc/arborcast/secret --users etcd://a.example.org:2379,b.example.org:2379
   Ask a node to hand over and stop:
     grpcurl -plaintext -H 'authorization: Bearer SECRET' -d '{\"node_id\": \"tree1\"}' \\
       localhost:7100 arborcast.registry.v1.Registry/DrainNode
@@ -66,6 +69,8 @@ pub struct Cli {
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     max_nodes: u32,
     #[command(flatten)]
+    users: Users,
+    #[command(flatten)]
     tls: arborcast_tls::Args,
     /// Take TLS connections only
     #[arg(long, requires = "tls_cert")]
@@ -73,6 +78,46 @@ pub struct Cli {
     /// The form of the log on standard error
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
+}
+
+/// Where users are kept.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Users")]
+struct Users {
+    /// Keep the users of the tree in etcd, 3.4 or later, as `etcd://HOST:2379`, with more members behind commas. The
+    /// same for all masters; all nodes need `--users masters`
+    #[arg(long = "users", value_name = "URL", value_parser = members)]
+    members: Option<Members>,
+    /// What the keys in etcd begin with. Trees that share one etcd need different ones
+    #[arg(long = "users-prefix", value_name = "KEY", default_value = "/arborcast/", requires = "members", value_parser = prefix)]
+    prefix: String,
+    /// The name to use etcd with, if it wants one
+    #[arg(long = "users-login", value_name = "NAME", requires = "password_file")]
+    login: Option<String>,
+    /// A file that holds the password of --users-login
+    #[arg(long = "users-password-file", value_name = "FILE", requires_all = ["login", "members"])]
+    password_file: Option<PathBuf>,
+    /// The authority of etcd's certificates. With it etcd is reached over TLS
+    #[arg(long = "users-ca", value_name = "FILE", requires = "members")]
+    authority: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+struct Members(Vec<String>);
+
+impl Users {
+    fn settings(self) -> Result<Option<users::Settings>, String> {
+        let Self { members, prefix, login, password_file, authority } = self;
+        let Some(Members(members)) = members else { return Ok(None) };
+        let password = password_file.map(|file| read_secret("--users-password-file", &file)).transpose()?;
+        let login = login.zip(password.map(Secret::from));
+        let tls = authority.map(|authority| arborcast_tls::Settings {
+            identity: None,
+            trust: arborcast_tls::Trust::Authority(authority),
+            name: None,
+        });
+        Ok(Some(users::Settings { members, prefix, login, tls }))
+    }
 }
 
 /// What the command line asks for.
@@ -108,7 +153,7 @@ impl Cli {
 
     fn check(self) -> Result<Parsed, clap::Error> {
         let secret = match (self.secret_file, self.secret) {
-            (Some(file), _) => read_secret(&file).map_err(|why| unusable(&why))?,
+            (Some(file), _) => read_secret("--secret-file", &file).map_err(|why| unusable(&why))?,
             (None, Some(secret)) => secret,
             (None, None) => return Err(unusable("the cluster's secret is needed: give it with -s or --secret-file")),
         };
@@ -120,7 +165,8 @@ impl Cli {
         }
         let defaults = Settings::new(Secret::from(secret));
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
-        let settings = Settings { warm_up: self.warm_up, balances: !self.no_balance, bounds, ..defaults };
+        let users = self.users.settings().map_err(|why| unusable(&why))?;
+        let settings = Settings { warm_up: self.warm_up, balances: !self.no_balance, users, bounds, ..defaults };
         let (host, port) = self.listen;
         let tls = self.tls.settings(None);
         let (http, peer_pages) = (self.http, self.peer_page);
@@ -177,12 +223,23 @@ fn warm_up(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn read_secret(file: &PathBuf) -> Result<String, String> {
-    let text =
-        fs::read_to_string(file).map_err(|error| format!("cannot read --secret-file {}: {error}", file.display()))?;
+fn members(text: &str) -> Result<Members, String> {
+    users::members(text).map(Members)
+}
+
+/// With a `/` at its end, so that no prefix is the beginning of another by chance.
+fn prefix(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > 256 || text.contains(char::is_control) {
+        return Err("a prefix is 1 to 256 bytes of text".into());
+    }
+    Ok(if text.ends_with('/') { text.to_owned() } else { format!("{text}/") })
+}
+
+fn read_secret(flag: &str, file: &PathBuf) -> Result<String, String> {
+    let text = fs::read_to_string(file).map_err(|error| format!("cannot read {flag} {}: {error}", file.display()))?;
     let secret = text.trim_end_matches(['\n', '\r']);
     if secret.is_empty() {
-        return Err(format!("--secret-file {} is empty: write the cluster's secret into it", file.display()));
+        return Err(format!("{flag} {} is empty: write the secret into it", file.display()));
     }
     Ok(secret.to_owned())
 }
@@ -210,6 +267,13 @@ mod tests {
     }
 
     #[test]
+    fn users_are_kept_nowhere_unless_told() {
+        assert!(read("-s x").unwrap().settings.users.is_none());
+        let users = read("-s x --users etcd://a,b:1 --users-prefix /mine").unwrap().settings.users.unwrap();
+        assert_eq!((users.members, users.prefix.as_str()), (vec!["a:2379".into(), "b:1".into()], "/mine/"));
+    }
+
+    #[test]
     fn addresses_are_hosts_and_ports() {
         for (text, host, port) in [("h:0", "h", 0), ("[::1]:7100", "::1", 7100), ("0.0.0.0:1", "0.0.0.0", 1)] {
             let parsed = read(&format!("-s x --listen {text}")).unwrap();
@@ -228,6 +292,11 @@ mod tests {
             ("-s x --warm-up soon", "soon"),
             ("-s x --warm-up 2h", "1m"),
             ("-s x --max-nodes 0", "0"),
+            ("-s x --users a:2379", "etcd://HOST:2379"),
+            ("-s x --users etcd://me:word@a", "--users-password-file"),
+            ("-s x --users-prefix /x/", "--users <URL>"),
+            ("-s x --users etcd://a --users-login me", "--users-password-file"),
+            ("-s x --users etcd://a --users-login me --users-password-file /nowhere/at/all", "/nowhere/at/all"),
             ("--secret=", "-s"),
             ("--frobnicate", "--frobnicate"),
         ] {

@@ -28,6 +28,9 @@ pub enum MasterError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// The certificates for etcd can't be used.
+    #[error("cannot reach etcd over TLS: {0}")]
+    UsersTls(#[from] arborcast_tls::TlsError),
     /// The descriptions of the services do not fit together: a bug in the build.
     #[error("cannot describe the services for reflection: {0}; this is a bug")]
     Reflection(#[from] tonic_reflection::server::Error),

@@ -10,6 +10,7 @@
 //! - `report_stream`: one node's stream. `watch`: what watchers and roots are told. `outbox`: what waits for one peer.
 //! - [`http`]: the live page and what tools ask over HTTP. `metrics`: what Prometheus is told. `chronicle`: what it is told
 //!   of one node after the other.
+//! - [`users`]: names and their owners, in etcd.
 //! - `health`, `incoming`, `secure`, `server`: what is around it. [`settings`], [`cli`], [`error`]: start and stop.
 
 pub mod cli;
@@ -17,6 +18,7 @@ pub mod error;
 pub mod http;
 pub mod settings;
 pub mod topology;
+pub mod users;
 
 mod admission;
 mod auth;

@@ -23,6 +23,7 @@ use crate::chronicle::Chronicle;
 use crate::registry::{Picture, Registry};
 use crate::topology::State;
 use crate::topology::history::{Happening, What};
+use crate::users;
 
 /// What [`text`] is, for the `content-type` header.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -216,18 +217,20 @@ fn kind(what: &What) -> &'static str {
 
 /// What is open at one moment.
 #[derive(Debug)]
-pub(crate) struct Open {
+pub(crate) struct Open<'a> {
     /// Event streams of pages.
     pub(crate) page_streams: usize,
     /// How TLS handshakes ended; none where TLS is not taken.
     pub(crate) handshakes: Option<BTreeMap<&'static str, u64>>,
+    /// What is counted of users, where they are kept.
+    pub(crate) users: Option<&'a users::metrics::Metrics>,
 }
 
 /// Everything, in the text format of Prometheus.
 ///
 /// # Errors
 /// When it can't be written, which would be a bug.
-pub(crate) fn text(registry: &Registry, open: Open) -> Result<String, fmt::Error> {
+pub(crate) fn text(registry: &Registry, open: Open<'_>) -> Result<String, fmt::Error> {
     let mut metrics = Metricset::with_prefix("arborcast_master");
     metrics.register(
         "build",
@@ -301,8 +304,11 @@ fn register_counted(counted: &Metrics, metrics: &mut Metricset) {
     );
 }
 
-fn register_open(registry: &Registry, open: Open, metrics: &mut Metricset) {
-    let Open { page_streams, handshakes } = open;
+fn register_open(registry: &Registry, open: Open<'_>, metrics: &mut Metricset) {
+    let Open { page_streams, handshakes, users } = open;
+    if let Some(users) = users {
+        users.register(metrics);
+    }
     metrics.register("page_streams", "Event streams of live pages that are open", gauge(page_streams));
     metrics.register("report_streams", "Report streams that are open", gauge(registry.streams()));
     metrics.register("watchers", "Watchers of the topology", registry.metrics().watchers.clone());

@@ -59,6 +59,11 @@ impl<T> Outbox<T> {
         !self.end.come.is_cancelled() && self.items.try_send(item).is_ok()
     }
 
+    /// Queues an item when there is room. False if the stream has ended. Waits as long as the peer does: bound it in time.
+    pub(crate) async fn deliver(&self, item: T) -> bool {
+        !self.end.come.is_cancelled() && self.items.send(item).await.is_ok()
+    }
+
     /// Ends the stream. The first status counts.
     pub(crate) fn end(&self, status: Status) {
         // Somebody else may have ended it already.

@@ -36,6 +36,7 @@ pub(crate) struct Registry {
     changed: Notify,
     page_changed: Notify,
     metrics: Metrics,
+    keeps_users: bool,
 }
 
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub(crate) struct Picture {
 
 impl Registry {
     /// Knows nobody, and starts to warm up.
-    pub(crate) fn new(master_id: String, warm_up: Duration, balances: bool, limits: Limits) -> Self {
+    pub(crate) fn new(master_id: String, warm_up: Duration, balances: bool, keeps_users: bool, limits: Limits) -> Self {
         let state = State { topology: Topology::new(limits), streams: HashMap::new(), last_stream: 0 };
         Self {
             assignments: Assignments::default(),
@@ -75,6 +76,7 @@ impl Registry {
             changed: Notify::new(),
             page_changed: Notify::new(),
             metrics: Metrics::default(),
+            keeps_users,
         }
     }
 
@@ -166,7 +168,8 @@ impl Registry {
 
     /// The first thing that a registered node hears.
     pub(crate) fn welcome(&self, outbox: &Outbox<Advice>) -> bool {
-        let welcome = Welcome { master_id: self.master_id.clone(), warming: self.is_warming() };
+        let welcome =
+            Welcome { master_id: self.master_id.clone(), warming: self.is_warming(), keeps_users: self.keeps_users };
         self.offer(outbox, Advice { kind: Some(advice::Kind::Welcome(welcome)) })
     }
 
@@ -306,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_node_that_reads_nothing_is_not_taken_to_be_draining() {
-        let registry = Registry::new("m".into(), Duration::ZERO, true, Limits::default());
+        let registry = Registry::new("m".into(), Duration::ZERO, true, false, Limits::default());
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let (outbox, _unread) = outbox(1, permit);
         let stream = registry.open_stream(outbox.clone());

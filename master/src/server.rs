@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use arborcast_proto::registry::FILE_DESCRIPTOR_SET;
 use arborcast_proto::registry::registry_server::RegistryServer;
+use arborcast_proto::users::FILE_DESCRIPTOR_SET as USERS_DESCRIPTOR_SET;
+use arborcast_proto::users::users_server::UsersServer;
 use axum::middleware::from_fn_with_state;
 use futures_util::stream::Stream;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +29,7 @@ use crate::naming;
 use crate::registry::Registry;
 use crate::service::Service;
 use crate::settings::{CALL_TIMEOUT, KEEPALIVE, MAX_MESSAGE, STOP_TIMEOUT, Settings};
+use crate::users::{self, Users};
 use crate::watch::Announcer;
 
 /// How many watchers may wait for the announcer to look at them.
@@ -73,20 +76,29 @@ pub async fn serve_with_page<IO>(
 where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let Settings { master_id, secret, warm_up, balances, bounds } = settings;
-    let registry = Arc::new(Registry::new(master_id, warm_up, balances, bounds.topology));
+    let Settings { master_id, secret, warm_up, balances, users, bounds } = settings;
+    let users = users.map(Users::new).transpose()?;
+    let registry = Arc::new(Registry::new(master_id, warm_up, balances, users.is_some(), bounds.topology));
     let (newcomers, watchers) = mpsc::channel(NEWCOMERS);
     let tasks = TaskTracker::new();
     let tickets = TicketOffice::new(&secret, registry.master_id().to_owned());
     let authorizer = Authorizer::new(secret);
     if let Some(page) = page {
-        tasks.spawn(http::serve(page, Arc::clone(&registry), authorizer.clone(), stop.clone()));
+        tasks.spawn(http::serve(
+            page,
+            Arc::clone(&registry),
+            authorizer.clone(),
+            users.as_ref().map(Users::metrics),
+            stop.clone(),
+        ));
     }
-    let service =
-        Service::new(Arc::clone(&registry), authorizer, tickets, newcomers, &bounds, tasks.clone(), stop.clone());
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
-    let routes = routes(service)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
+    let users = users
+        .map(|users| users.serve(authorizer.clone(), bounds.report_streams, reporter.clone(), &tasks, stop.clone()));
+    let service =
+        Service::new(Arc::clone(&registry), authorizer, tickets, newcomers, &bounds, tasks.clone(), stop.clone());
+    let routes = routes(service, users)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));
     let routes = routes.into_axum_router().layer(from_fn_with_state(Arc::clone(&registry), metrics::count));
 
     info!(master = registry.master_id(), ?warm_up, balances, "serving");
@@ -126,18 +138,26 @@ fn builder() -> Server {
         .initial_connection_window_size(CONNECTION_WINDOW)
 }
 
-fn routes(service: Service) -> Result<Routes, MasterError> {
+fn routes(service: Service, users: Option<users::Service>) -> Result<Routes, MasterError> {
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        let reflection = tonic_reflection::server::Builder::configure();
+        let reflection = match &users {
+            Some(_) => reflection.register_encoded_file_descriptor_set(USERS_DESCRIPTOR_SET),
+            None => reflection,
+        };
+        reflection
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(HEALTH_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
             .include_reflection_service(false)
     };
-    let routes = Routes::default()
+    let mut routes = Routes::default()
         .add_service(RegistryServer::new(service).max_decoding_message_size(MAX_MESSAGE))
         .add_service(reflection().build_v1()?.max_decoding_message_size(MAX_SMALL_MESSAGE))
         .add_service(reflection().build_v1alpha()?.max_decoding_message_size(MAX_SMALL_MESSAGE));
+    if let Some(users) = users {
+        routes = routes.add_service(UsersServer::new(users).max_decoding_message_size(MAX_SMALL_MESSAGE));
+    }
     Ok(routes)
 }

@@ -20,6 +20,8 @@ pub struct Settings {
     pub warm_up: Duration,
     /// Whether it proposes moves that make trees shallower. Default: yes. Without it only an operator's wish does.
     pub balances: bool,
+    /// Where users are kept, if this is done here. Default: nowhere; the nodes keep them by themselves.
+    pub users: Option<crate::users::Settings>,
     /// What it holds at most.
     pub bounds: Bounds,
 }
@@ -28,7 +30,14 @@ impl Settings {
     /// The defaults, with a new id.
     pub fn new(secret: Secret) -> Self {
         let master_id = Alphanumeric.sample_string(&mut rand::rng(), 20);
-        Self { master_id, secret, warm_up: Duration::from_secs(2), balances: true, bounds: Bounds::default() }
+        Self {
+            master_id,
+            secret,
+            warm_up: Duration::from_secs(2),
+            balances: true,
+            users: None,
+            bounds: Bounds::default(),
+        }
     }
 }
 

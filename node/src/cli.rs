@@ -10,7 +10,7 @@ use arborcast_cli::logging::LogFormat;
 use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
 use arborcast_proto::wire::{Secret, limits};
-use clap::Parser;
+use clap::{Parser, Subcommand, ValueEnum};
 use rand::distr::{Alphanumeric, SampleString as _};
 
 use crate::memory::Memory;
@@ -27,11 +27,32 @@ Examples:
     arborcast-node -lp 3780 -s SECRET
     arborcast-node -lp 3781 -rh localhost -rp 3780 -s SECRET
     arborcast-node -lp 3782 -rh localhost -rp 3780 -s SECRET
+  One of a tree whose masters keep the users, in etcd:
+    arborcast-node -lh tree1.example.org --secret-file FILE --data-dir DIR --master a.example.org:7100 --users masters
+  Bring the users that a node has kept so far to these masters, while that node is stopped:
+    arborcast-node --secret-file FILE --data-dir DIR --master a.example.org:7100 import-users
 
 -lh, -lp, -rh and -rp are short for the long names below.
 On standard output come only the secret, if one was made, `http on ADDRESS` with --http, and `listening on ADDRESS`;
 logs go to standard error, as much as RUST_LOG asks for (info if unset). SIGINT and SIGTERM close everything cleanly.
 Exit codes: 0 stopped, 1 could not start or lost its parent before it joined, 2 unusable command line.";
+
+/// Where names are registered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Registrar {
+    /// In the tree, by all its nodes together.
+    Tree,
+    /// At the masters, which keep users in etcd.
+    Masters,
+}
+
+/// What else the program does.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the users of --data-dir to the masters, say which names are others' there, and end. No node may be using
+    /// the directory. Can be repeated. Exit codes: 0 all are there, 1 not all could be brought, 3 some names are others'
+    ImportUsers,
+}
 
 /// One server of an arborcast broadcast tree: clients connect to it, and every activity reaches every client of every
 /// server.
@@ -120,6 +141,12 @@ pub struct Cli {
     /// A directory in which the node keeps its id, the servers it knows, and the users of the tree for its next run
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where names are registered: the same for all nodes of a tree. `masters` needs masters that were started with
+    /// --users, and holds also while none of them can be reached
+    #[arg(long, value_name = "WHERE", value_enum, default_value = "tree")]
+    users: Registrar,
+    #[command(subcommand)]
+    command: Option<Command>,
 }
 
 fn master_address(text: &str) -> Result<String, String> {
@@ -154,6 +181,8 @@ pub struct Parsed {
     pub made_secret: Option<Secret>,
     /// The form of the log.
     pub log_format: LogFormat,
+    /// Whether users are brought to the masters, and nothing else.
+    pub imports_users: bool,
 }
 
 impl Cli {
@@ -189,9 +218,18 @@ impl Cli {
         if !is_extended && self.data_dir.is_some() {
             return Err(unusable("--data-dir needs --master or --extended: a plain node has nothing to keep there"));
         }
+        let imports_users = matches!(self.command, Some(Command::ImportUsers));
+        if self.users == Registrar::Masters && self.master.is_empty() {
+            return Err(unusable("--users masters needs --master"));
+        }
+        if imports_users && (self.master.is_empty() || self.data_dir.is_none() || made_secret.is_some()) {
+            return Err(unusable("import-users needs --master, --data-dir and the tree's secret, before it"));
+        }
         if given_is_unprintable(&secret) && is_extended {
             return Err(unusable("with masters the secret must be printable ASCII, since it travels in a header"));
         }
+        // An import is no run of a node.
+        let purpose = if imports_users { Purpose::Check } else { purpose };
         let memory = self.data_dir.as_deref().map(|directory| remember(directory, purpose));
         let memory = memory.transpose().map_err(|why| unusable(&why))?;
         let (path, memory) = memory.unzip();
@@ -214,6 +252,7 @@ impl Cli {
             log_bytes: self.log_bytes,
             retention: self.retention,
             requires_tickets: self.require_tickets,
+            users_at_masters: self.users == Registrar::Masters,
             ..Extensions::new(incarnation, rand::random())
         });
         let masters = is_extended.then_some(Masters {
@@ -252,6 +291,7 @@ impl Cli {
             },
             made_secret,
             log_format: self.log_format,
+            imports_users,
         })
     }
 
@@ -366,6 +406,9 @@ mod tests {
             ("-s x --extended --require-tickets", "--master"),
             ("-s x --extended --prefer-parent", "--remote-hostname"),
             ("-s x -rh there --prefer-parent", "--extended"),
+            ("-s x --extended --users masters", "--master"),
+            ("-s x --master a:1 import-users", "--data-dir"),
+            ("--master a:1 --data-dir /nowhere import-users", "secret"),
         ] {
             let error = read(line).unwrap_err();
             assert_eq!(error.exit_code(), 2, "{line}");

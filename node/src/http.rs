@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arborcast_core::{NotReady, Status};
@@ -35,6 +36,8 @@ pub(crate) struct Inspector {
     pub(crate) logs: Logs,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) masters: MasterStates,
+    /// Whether a master tells of users, if they are kept there.
+    pub(crate) users_told: Option<Arc<AtomicBool>>,
     pub(crate) max_connections: usize,
     pub(crate) max_log_bytes: u64,
 }
@@ -113,6 +116,7 @@ impl Inspector {
             handshakes: self.traffic.handshakes.counts(),
             failed_dials: self.traffic.failed_dials.get(),
             masters: masters.collect(),
+            users_told: self.users_told.as_ref().map(|is_told| is_told.load(Ordering::Relaxed)),
         }
     }
 }

@@ -5,10 +5,14 @@ use std::process::ExitCode;
 
 use arborcast_cli::{logging, open_files};
 use arborcast_node::cli::{Cli, Parsed};
+use arborcast_node::import::import_users;
 use arborcast_node::{NodeError, Server};
 use arborcast_serve::shutdown::StopSignals;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
+
+/// Some users could not be brought to the masters, since their names are others' there.
+const CONFLICTS: u8 = 3;
 
 fn main() -> ExitCode {
     let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -20,11 +24,12 @@ fn main() -> ExitCode {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(run(parsed)),
+        Ok(runtime) if parsed.imports_users => runtime.block_on(import(parsed)),
+        Ok(runtime) => runtime.block_on(run(parsed)).map(|()| ExitCode::SUCCESS),
         Err(error) => Err(error.into()),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(io::stderr(), "arborcast-node: {error}");
             ExitCode::FAILURE
@@ -53,6 +58,21 @@ async fn run(Parsed { settings, made_secret, .. }: Parsed) -> Result<(), Box<dyn
     let outcome = outcome.await;
     forwarder.abort();
     Ok(outcome?)
+}
+
+/// Brings users to the masters. Names that are others' there stand on standard output.
+async fn import(Parsed { settings, .. }: Parsed) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let tell = |line: &str| drop(writeln!(io::stderr(), "{line}"));
+    let imported = import_users(settings, |done, all| tell(&format!("{done} of {all} users"))).await?;
+    for name in &imported.conflicts {
+        say(&format!("conflict: {name}"));
+    }
+    tell(&format!("the masters have {} users of this directory", imported.users));
+    if imported.conflicts.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    tell(&format!("{} names are there with other credentials, and were left as they are", imported.conflicts.len()));
+    Ok(ExitCode::from(CONFLICTS))
 }
 
 /// A line for whoever started the node. That nobody reads it is no reason not to serve.

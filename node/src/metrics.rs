@@ -36,6 +36,8 @@ pub(crate) struct Observation {
     pub(crate) failed_dials: u64,
     /// The streams to the masters.
     pub(crate) masters: Vec<MasterObservation>,
+    /// Whether a master tells of users, if they are kept there.
+    pub(crate) users_told: Option<bool>,
 }
 
 /// Who the node is.
@@ -259,6 +261,12 @@ impl Observation {
         out.counters("registrations", help, "outcome", outcomes)?;
         if !is_extended {
             return Ok(());
+        }
+        if let (Some(is_told), Some(not_stored)) = (self.users_told, self.status.users_not_stored) {
+            out.gauge("users_told", "Whether a master tells of users", usize::from(is_told))?;
+            out.gauge("users_not_at_masters", "Users that are known here and that the masters don't have", not_stored)?;
+            let help = "Users of the masters whose names are known here as others'";
+            out.counter("users_conflicting", help, user_counters.conflicts)?;
         }
         out.counter("users_replaced", "Registrations that an earlier one has replaced", user_counters.replaced)?;
         out.counter("user_writes_failed", "Writes of users to disk that failed", user_counters.failed_writes)?;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arborcast_core::{Config, MoveAnswer, MoveOutcome, MoveProposal, NamedServer, TreeView};
+use arborcast_core::{Config, Event, MoveAnswer, MoveOutcome, MoveProposal, NamedServer, TreeView};
 use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
     self as pb, Candidate, FindParentRequest, FragmentKey as ReportedKey, NodeReport, NodeState, SettledTickets,
 };
+use arborcast_proto::users::users_client::UsersClient;
 use arborcast_proto::wire::message::Target;
 use arborcast_proto::wire::{FragmentKey, Reign};
 use arborcast_tls::{Tls, connector};
@@ -99,7 +100,7 @@ impl MasterState {
 
 /// One master.
 #[derive(Clone)]
-struct Client {
+pub(crate) struct Client {
     address: String,
     state: Arc<MasterState>,
     channel: Channel,
@@ -136,6 +137,11 @@ impl Registry {
     /// The state of the stream to each master.
     pub(crate) fn states(&self) -> MasterStates {
         self.clients.iter().map(|client| (client.address.clone(), Arc::clone(&client.state))).collect()
+    }
+
+    /// The masters, to be asked for something else.
+    pub(crate) fn clients(&self) -> Vec<Client> {
+        self.clients.clone()
     }
 
     /// Tells the masters where the node stands, if that has changed. How many activities it has passed on so far they hear
@@ -197,7 +203,7 @@ fn in_turns(answers: Vec<Vec<Target>>) -> Vec<Target> {
 }
 
 impl Client {
-    fn new(address: &str, config: &Config, tls: Option<&Arc<Tls>>) -> Option<Self> {
+    pub(crate) fn new(address: &str, config: &Config, tls: Option<&Arc<Tls>>) -> Option<Self> {
         let secret = format!("Bearer {}", config.secret.expose()).parse();
         let endpoint = Endpoint::from_shared(format!("http://{address}"));
         let (Ok(mut secret), Ok(endpoint)) = (secret, endpoint) else {
@@ -215,7 +221,23 @@ impl Client {
         Some(Self { address: address.to_owned(), state: Arc::default(), channel, secret })
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    /// As it was given to the node.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Whether it has said welcome on a stream that still stands.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.is_connected()
+    }
+
+    /// The master as a keeper of users.
+    pub(crate) fn users(&self) -> UsersClient<Channel> {
+        UsersClient::new(self.channel.clone())
+    }
+
+    /// A request that says who we are.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("authorization", self.secret.clone());
         request
@@ -271,7 +293,10 @@ impl Client {
                     *failures = 0;
                     self.state.on_welcome();
                     info!(master = self.address, id = welcome.master_id, warming = welcome.warming, "master found");
-                    continue;
+                    if !welcome.keeps_users {
+                        continue;
+                    }
+                    Inbound::Answered(Event::MastersKeepUsers)
                 }
                 Some(Kind::Fragment(other)) => {
                     Inbound::Advised { candidates: in_turns(vec![targets(other.candidates)]) }

@@ -1,8 +1,8 @@
 //! Everything that crosses an arborcast socket, and nothing else.
 //!
 //! - [`wire`]: the newline-delimited JSON protocol between servers, and between clients and servers.
-//! - `registry`: the masters' gRPC service. Only with the feature `registry`, because it brings tokio, which the pure core
-//!   of the node must not see.
+//! - `registry`: the masters' gRPC service; `users`: the one of masters that keep users. Only with the feature `registry`,
+//!   because it brings tokio, which the pure core of the node must not see.
 //! - `ticket`: what a master gives to a client for a server. Only with the feature `tickets`: clients just carry them.
 //!
 //! The normative text is `proto/README.md`; where code and text differ, the text is right. This crate does no I/O: bytes
@@ -13,4 +13,6 @@
 pub mod registry;
 #[cfg(feature = "tickets")]
 pub mod ticket;
+#[cfg(feature = "registry")]
+pub mod users;
 pub mod wire;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use arborcast_core::relay::{Piece, Source};
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node, ReceivedLine,
-    RootReason, UserChange, View,
+    Action, AtMasters, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Form, GiveUp, Node,
+    ReceivedLine, RootReason, Told, UserChange, View,
 };
 use arborcast_master::topology::balance::Balancer;
 use arborcast_proto::wire::message::{PLAIN_BROADCAST_HEAD, Target};
@@ -78,6 +78,10 @@ pub struct Cluster {
     masters: Vec<SimulatedMaster>,
     /// Whether the extended servers that are started from now on let masters tell them of the others.
     pub have_masters: bool,
+    /// The users that masters keep, where servers are told so, and whether they can be asked.
+    pub kept_users: BTreeMap<String, UserRecord>,
+    /// Whether the masters can be asked for users.
+    pub keepers_alive: bool,
     /// Whether servers have begun to report to masters.
     is_reporting: bool,
     parent_changes: u64,
@@ -215,6 +219,8 @@ impl Cluster {
             max_delay: MAX_DELAY,
             announce_interval: Duration::from_secs(3600),
             // Half of its advice is wrong: that must never do harm.
+            kept_users: BTreeMap::new(),
+            keepers_alive: true,
             masters: vec![SimulatedMaster::new(Character { lies: 0.5, ..Character::honest() })],
             have_masters: true,
             is_reporting: false,
@@ -264,6 +270,12 @@ impl Cluster {
     /// The same, and it asks the server at this address first, if one is given.
     pub fn add_extended_server_below(&mut self, max_children: usize, parent: Option<(String, u16)>) -> ServerIndex {
         let extensions = Extensions { parent, ..self.extensions(max_children) };
+        self.start_extended(extensions, Duration::from_secs(20))
+    }
+
+    /// The same, and it registers names at the masters.
+    pub fn add_extended_server_at_masters(&mut self, max_children: usize) -> ServerIndex {
+        let extensions = Extensions { users_at_masters: true, ..self.extensions(max_children) };
         self.start_extended(extensions, Duration::from_secs(20))
     }
 
@@ -1152,6 +1164,14 @@ impl Cluster {
                 }
                 self.answer(server, Event::UsersWritten { write, error });
             }
+            Action::RegisterUser { record } => {
+                let outcome = self.register_at_masters(&record);
+                self.answer(server, Event::UserRegistered { record, outcome });
+            }
+            Action::LookUpUser { task, username } => {
+                let user = self.kept_users.get(&username).filter(|_| self.keepers_alive).cloned();
+                self.answer(server, Event::UserLookedUp { task, user });
+            }
             Action::Drained => self.end(server),
             Action::GiveUp(why) => {
                 let entry = &mut self.servers[server];
@@ -1174,6 +1194,31 @@ impl Cluster {
                 self.transmit(wire, side, Parcel::Line(line.clone()));
             }
         }
+    }
+
+    /// The masters tell every server that runs of all users that they keep, if they keep any and can be asked.
+    pub fn tell_of_kept_users(&mut self) {
+        if self.keepers_alive && !self.kept_users.is_empty() {
+            for server in (0..self.servers.len()).filter(|server| self.is_alive(*server)).collect::<Vec<_>>() {
+                let users = self.kept_users.values().cloned().collect();
+                self.answer(server, Event::UsersTold { users, told: Told::Whole { is_first: true, is_last: true } });
+            }
+        }
+    }
+
+    /// One moment in the store that masters keep users in. What is added there every server is told of, after a while.
+    fn register_at_masters(&mut self, record: &UserRecord) -> AtMasters {
+        if !self.keepers_alive {
+            return AtMasters::Unknown("no quorum".to_owned());
+        }
+        if !self.kept_users.contains_key(&record.username) {
+            self.kept_users.insert(record.username.clone(), record.clone());
+            for server in (0..self.servers.len()).filter(|server| self.is_alive(*server)).collect::<Vec<_>>() {
+                self.answer(server, Event::UsersTold { users: vec![record.clone()], told: Told::Added });
+            }
+        }
+        let owner = &self.kept_users[&record.username];
+        if owner == record { AtMasters::Registered } else { AtMasters::Taken(Some(owner.clone())) }
     }
 
     /// Something that a server asked for is done, after a while.

@@ -149,7 +149,9 @@ impl Registry for Service {
             std::future::pending::<()>().await;
         }
         let (sender, receiver) = mpsc::channel(WAITING);
-        let welcome = Advice { kind: Some(Kind::Welcome(Welcome { master_id: "fake".into(), warming: false })) };
+        let welcome = Advice {
+            kind: Some(Kind::Welcome(Welcome { master_id: "fake".into(), warming: false, keeps_users: false })),
+        };
         let _ = sender.try_send(Ok(welcome));
         tokio::spawn(self.clone().listen(request.into_inner(), sender));
         let advice = futures_util::stream::unfold(receiver, |mut receiver| async move {

@@ -7,6 +7,7 @@
 //! - [`node`]: one running server.
 //! - [`tree`]: several, in a shape, that know each other.
 //! - [`master`]: one running master, and what it answers.
+//! - [`etcd`]: where masters keep users, if they do.
 //! - [`fake_master`]: a master played by the test, which lies.
 //! - [`forest`]: masters, and servers that find their places by themselves, to be killed, frozen and drained.
 //! - [`network`]: network namespaces, whose wires can be pulled out.
@@ -26,6 +27,7 @@
 //! - [`seeds`]: many runs, and the seed of the one that fails.
 //! - [`chaos`]: real servers and clients, and faults by seed.
 //! - [`rivals`]: clients that want the same names at the same time.
+//! - [`keepers`]: masters that keep users in etcd, and nodes that register there.
 //! - [`lines`]: the lines peers send.
 //! - [`peers`]: the same load on other people's servers.
 //! - [`wait`]: polling with a deadline, the only way in which a test waits for something it can't read from a socket.
@@ -37,9 +39,11 @@ pub mod chaos;
 pub mod cluster;
 pub mod control;
 pub mod crowd;
+pub mod etcd;
 pub mod fake_master;
 pub mod forest;
 pub mod invariants;
+pub mod keepers;
 pub mod lines;
 pub mod master;
 pub mod network;

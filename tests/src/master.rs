@@ -6,12 +6,24 @@ use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
     AssignClientRequest, AssignClientResponse, DrainNodeRequest, GetTopologyRequest, Topology,
 };
+use arborcast_proto::users::users_client::UsersClient;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status};
 
 use crate::node::{SECRET, listening_port};
 use crate::process::{Process, master_binary};
 use crate::wait::PATIENCE;
+
+/// A request with the secret of the cluster.
+///
+/// # Panics
+/// Never: the secret is ASCII.
+pub fn with_secret<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let bearer = format!("Bearer {SECRET}").parse().expect("the secret is ASCII");
+    request.metadata_mut().insert("authorization", bearer);
+    request
+}
 
 /// A master that accepts connections. Killed when dropped.
 #[derive(Debug)]
@@ -77,9 +89,7 @@ impl Master {
     /// # Errors
     /// When the master refuses, in a sentence.
     pub fn drain(&self, node_id: &str) -> Result<(), String> {
-        let mut request = Request::new(DrainNodeRequest { node_id: node_id.to_owned(), incarnation: 0 });
-        let bearer = format!("Bearer {SECRET}").parse().expect("the secret is ASCII");
-        request.metadata_mut().insert("authorization", bearer);
+        let request = with_secret(DrainNodeRequest { node_id: node_id.to_owned(), incarnation: 0 });
         self.ask(async |mut registry| registry.drain_node(request).await).map(|_| ())
     }
 
@@ -87,13 +97,28 @@ impl Master {
         &self,
         call: impl AsyncFnOnce(RegistryClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, String> {
+        self.ask_over(async |channel| call(RegistryClient::new(channel)).await)
+    }
+
+    /// Asks it as a keeper of users.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses, in a sentence.
+    pub fn ask_for_users<T>(
+        &self,
+        call: impl AsyncFnOnce(UsersClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, String> {
+        self.ask_over(async |channel| call(UsersClient::new(channel)).await)
+    }
+
+    fn ask_over<T>(&self, call: impl AsyncFnOnce(Channel) -> Result<Response<T>, Status>) -> Result<T, String> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be made");
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address makes a URI");
         let endpoint = endpoint.connect_timeout(PATIENCE).timeout(PATIENCE);
         runtime.block_on(async {
             let channel = endpoint.connect().await.map_err(|error| format!("can't reach {}: {error}", self.address))?;
-            let answer = call(RegistryClient::new(channel)).await;
+            let answer = call(channel).await;
             answer.map(Response::into_inner).map_err(|status| format!("{} says {status}", self.address))
         })
     }

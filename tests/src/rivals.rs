@@ -32,6 +32,17 @@ pub fn grown(seed: u64, servers: usize) -> Cluster {
     cluster
 }
 
+/// The same, where names are registered at the masters.
+pub fn grown_at_masters(seed: u64, servers: usize) -> Cluster {
+    let mut cluster = Cluster::new(seed);
+    for _ in 0..servers {
+        let max_children = cluster.rng.random_range(1..5);
+        cluster.add_extended_server_at_masters(max_children);
+    }
+    cluster.run_until("all are one tree", PATIENCE, Cluster::is_one_tree);
+    cluster
+}
+
 /// Whether all live servers know the same users.
 pub fn agree(cluster: &Cluster) -> bool {
     let mut live = (0..cluster.servers()).filter(|server| cluster.is_alive(*server));
@@ -93,6 +104,20 @@ pub fn race(seed: u64, servers: usize, names: usize) -> u64 {
 pub fn storm(seed: u64, servers: usize) -> u64 {
     let mut cluster = grown(seed, servers);
     cluster.invariants.may_be_split = true;
+    blow(cluster)
+}
+
+/// The same where names are registered at the masters, which can't be asked now and then. No name ever has two owners.
+///
+/// # Panics
+/// When that does not hold.
+pub fn storm_at_masters(seed: u64, servers: usize) -> u64 {
+    let cluster = grown_at_masters(seed, servers);
+    blow(cluster)
+}
+
+fn blow(mut cluster: Cluster) -> u64 {
+    let servers = cluster.servers();
     let mut promised: BTreeMap<ClientIndex, String> = BTreeMap::new();
     for step in 0..60 {
         for _ in 0..cluster.rng.random_range(0..3) {
@@ -108,10 +133,12 @@ pub fn storm(seed: u64, servers: usize) -> u64 {
         }
         if step % 3 == 0 {
             fault(&mut cluster);
+            cluster.tell_of_kept_users();
         }
         let pause = Duration::from_millis(cluster.rng.random_range(0..1500));
         cluster.run_for(pause);
     }
+    cluster.keepers_alive = true;
     for server in 0..servers {
         cluster.thaw(server);
         cluster.fill_disk(server, false);
@@ -120,6 +147,7 @@ pub fn storm(seed: u64, servers: usize) -> u64 {
         }
     }
     cluster.heal_cuts();
+    cluster.tell_of_kept_users();
     cluster.run_until("all are one tree", PATIENCE, Cluster::is_one_tree);
     cluster.run_until("all know the same users", PATIENCE, agree);
     cluster.run_for(Duration::from_secs(90));
@@ -144,6 +172,7 @@ pub fn storm(seed: u64, servers: usize) -> u64 {
 }
 
 fn fault(cluster: &mut Cluster) {
+    cluster.keepers_alive = cluster.kept_users.is_empty() || cluster.rng.random_bool(0.7);
     let server = cluster.rng.random_range(0..cluster.servers());
     let other = cluster.rng.random_range(0..cluster.servers());
     match cluster.rng.random_range(0..100) {

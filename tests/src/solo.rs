@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use arborcast_core::relay::Piece;
 use arborcast_core::{
-    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Node, ReceivedLine, ServerId,
+    Action, AttemptId, CloseReason, Config, ConnectionId, Event, Extensions, Node, ReceivedLine, ServerId, TaskId,
 };
 use arborcast_proto::wire::message::{Applicant, FragmentKey, Reign, Request, Target, TreePosition};
-use arborcast_proto::wire::{Message, ServerAnnounce};
+use arborcast_proto::wire::{Message, ServerAnnounce, UserRecord};
 use bytes::Bytes;
 
 use crate::cluster::{CLUSTER_SECRET, fake_hash};
@@ -22,6 +22,8 @@ pub struct Solo {
     closed: BTreeMap<ConnectionId, CloseReason>,
     dials: VecDeque<(AttemptId, Target)>,
     questions: VecDeque<AttemptId>,
+    registrations: VecDeque<UserRecord>,
+    lookups: VecDeque<(TaskId, String)>,
     /// What was published in the extended form, by where it stands in the log.
     log: BTreeMap<u64, Bytes>,
     relayed: VecDeque<(Message, Relayed)>,
@@ -51,6 +53,8 @@ impl Solo {
             closed: BTreeMap::new(),
             dials: VecDeque::new(),
             questions: VecDeque::new(),
+            registrations: VecDeque::new(),
+            lookups: VecDeque::new(),
             log: BTreeMap::new(),
             relayed: VecDeque::new(),
         }
@@ -75,6 +79,11 @@ impl Solo {
                 Action::HashSecret { task, secret } => {
                     self.handle(Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
                 }
+                Action::VerifySecret { task, secret, hash } => {
+                    self.handle(Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+                }
+                Action::RegisterUser { record } => self.registrations.push_back(record),
+                Action::LookUpUser { task, username } => self.lookups.push_back((task, username)),
                 Action::AskMasters { attempt } => self.questions.push_back(attempt),
                 Action::Relay { line, head, source } => {
                     let end = self.log.last_key_value().map_or(0, |(at, line)| at + line.len() as u64);
@@ -188,6 +197,16 @@ impl Solo {
     /// A question to the masters that is not answered yet.
     pub fn next_question(&mut self) -> Option<AttemptId> {
         self.questions.pop_front()
+    }
+
+    /// The next user that the core wants to be registered at the masters.
+    pub fn next_registration(&mut self) -> Option<UserRecord> {
+        self.registrations.pop_front()
+    }
+
+    /// The next user that the core asks the masters for.
+    pub fn next_lookup(&mut self) -> Option<(TaskId, String)> {
+        self.lookups.pop_front()
     }
 
     /// Lets time pass until the core asks the masters, and answers with the servers at these ports.

@@ -33,6 +33,7 @@ use crate::error::MasterError;
 use crate::messages;
 use crate::metrics::{self, Open};
 use crate::registry::Registry;
+use crate::users;
 
 use state::{Frame, Told};
 
@@ -90,13 +91,20 @@ struct Shared {
     registry: Arc<Registry>,
     authorizer: Authorizer,
     handshakes: Option<Arc<Handshakes>>,
+    users: Option<Arc<users::metrics::Metrics>>,
     frames: watch::Sender<Arc<Frame>>,
     read_timeout: Duration,
     streams: Arc<Semaphore>,
 }
 
 /// Answers until told to stop. What is being answered then is cut.
-pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Authorizer, stop: CancellationToken) {
+pub(crate) async fn serve(
+    page: Page,
+    registry: Arc<Registry>,
+    authorizer: Authorizer,
+    users: Option<Arc<users::metrics::Metrics>>,
+    stop: CancellationToken,
+) {
     let (frames, _) = watch::channel(Arc::default());
     let following = state::follow(Arc::clone(&registry), frames.clone(), page.peer_pages);
     let streams = Arc::new(Semaphore::new(MAX_STREAMS));
@@ -112,6 +120,7 @@ pub(crate) async fn serve(page: Page, registry: Arc<Registry>, authorizer: Autho
             registry,
             authorizer,
             handshakes,
+            users,
             frames,
             read_timeout: page.read_timeout,
             streams,
@@ -160,7 +169,7 @@ async fn feed(shared: Arc<Shared>, sender: mpsc::Sender<Bytes>, line: Line, _per
 async fn text_of_metrics(State(shared): State<Arc<Shared>>) -> Response {
     let page_streams = MAX_STREAMS.saturating_sub(shared.streams.available_permits());
     let handshakes = shared.handshakes.as_ref().map(|handshakes| handshakes.counts());
-    match metrics::text(&shared.registry, Open { page_streams, handshakes }) {
+    match metrics::text(&shared.registry, Open { page_streams, handshakes, users: shared.users.as_deref() }) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }

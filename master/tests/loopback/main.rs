@@ -17,4 +17,5 @@ mod queries;
 mod reflection;
 mod reports;
 mod stop;
+mod users;
 mod watch;

@@ -100,6 +100,8 @@ pub struct Extensions {
     pub keeps_users: bool,
     /// Whether clients need a ticket of a master. Default: no.
     pub requires_tickets: bool,
+    /// Whether users are registered at the masters, and not in the tree. The same for all nodes of a tree. Default: no.
+    pub users_at_masters: bool,
     /// The time, in milliseconds since 1970, at the `now` that [`Node::new`](crate::Node::new) is given. Default 0.
     pub milliseconds_since_1970: u64,
 }
@@ -122,6 +124,7 @@ impl Extensions {
             users: Vec::new(),
             keeps_users: false,
             requires_tickets: false,
+            users_at_masters: false,
             milliseconds_since_1970: 0,
         }
     }

@@ -89,6 +89,16 @@ pub(crate) enum Refusal {
     /// The record could not be written to disk.
     #[error("{} could not be registered: the server can't write it to disk: {}; try again later", quote(.username), quote(.why))]
     NotWritten { username: String, why: String },
+    /// The masters keep users, and can't be asked, or can't tell.
+    #[error("{} could not be registered: {}; try again later", quote(.username), quote(.why))]
+    NoMaster { username: String, why: String },
+    /// The masters keep users, and this server, or another one, was not told.
+    #[error(
+        "{} could not be registered: users of this tree are registered at its masters, and this server was started \
+         without --users masters; try another one",
+        quote(.username)
+    )]
+    AtMasters { username: String },
     /// Not all other servers agreed in time.
     #[error("{} could not be registered: not all servers answered in time; try again", quote(.username))]
     NotAgreedInTime { username: String },
@@ -168,6 +178,8 @@ impl Refusal {
             Self::BeingRegistered { .. } => "being_registered",
             Self::RegistrationReplaced { .. } => "registration_replaced",
             Self::NotWritten { .. } => "not_written",
+            Self::NoMaster { .. } => "no_master",
+            Self::AtMasters { .. } => "at_masters",
             Self::NotAgreedInTime { .. } => "not_agreed_in_time",
             Self::CredentialsTooLong => "credentials_too_long",
             Self::NoNewLinks => "no_new_links",
@@ -248,6 +260,8 @@ impl Refusal {
             Self::NameTaken { .. }
             | Self::BeingRegistered { .. }
             | Self::NotWritten { .. }
+            | Self::NoMaster { .. }
+            | Self::AtMasters { .. }
             | Self::NotAgreedInTime { .. }
             | Self::CredentialsTooLong
             | Self::NoNewUsers { .. }

@@ -1,10 +1,10 @@
 //! What goes into the core and what comes out.
 
 use arborcast_proto::wire::message::Target;
-use arborcast_proto::wire::{Activity, Message, Secret, WireError};
+use arborcast_proto::wire::{Activity, Message, Secret, UserRecord, WireError};
 use bytes::{BufMut as _, Bytes, BytesMut};
 
-use crate::directory::UserChange;
+use crate::directory::{AtMasters, Told, UserChange};
 use crate::ids::{AttemptId, ConnectionId, TaskId, WriteId};
 use crate::load::NamedServer;
 use crate::moving::MoveProposal;
@@ -99,6 +99,29 @@ pub enum Event {
         /// Milliseconds since 1970.
         milliseconds_since_1970: u64,
     },
+    /// The answer to [`Action::RegisterUser`].
+    UserRegistered {
+        /// The user.
+        record: UserRecord,
+        /// What came of it.
+        outcome: AtMasters,
+    },
+    /// The answer to [`Action::LookUpUser`].
+    UserLookedUp {
+        /// Which.
+        task: TaskId,
+        /// Who has the name; `None` if nobody has it, or no master could tell.
+        user: Option<UserRecord>,
+    },
+    /// The masters tell of users that they keep.
+    UsersTold {
+        /// The users.
+        users: Vec<UserRecord>,
+        /// Which ones they are.
+        told: Told,
+    },
+    /// A master says that users are registered there.
+    MastersKeepUsers,
     /// The time that [`Node::next_deadline`](crate::Node::next_deadline) named has come. Early and repeated calls are
     /// harmless.
     DeadlinePassed,
@@ -210,6 +233,18 @@ pub enum Action {
         write: WriteId,
         /// In this order.
         changes: Vec<UserChange>,
+    },
+    /// Register this user at the masters, who say in the end whether the name is theirs.
+    RegisterUser {
+        /// The user; the answer has to carry it.
+        record: UserRecord,
+    },
+    /// Ask the masters who has a name.
+    LookUpUser {
+        /// What the answer has to carry.
+        task: TaskId,
+        /// The name.
+        username: String,
     },
     /// Nobody is left who needs this node: it can end.
     Drained,

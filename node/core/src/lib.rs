@@ -53,7 +53,7 @@ mod timer;
 mod users;
 
 pub use config::{Config, Extensions};
-pub use directory::{UserChange, UserCounters};
+pub use directory::{AtMasters, Told, UserChange, UserCounters};
 pub use event::{Action, CloseReason, Event, Form, GiveUp, Publication, ReceivedLine};
 pub use healing::RootReason;
 pub use ids::{AttemptId, ConnectionId, ServerId, TaskId, WriteId};

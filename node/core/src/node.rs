@@ -128,7 +128,7 @@ pub(crate) enum Hold {
         /// The activity's number.
         number: u64,
     },
-    /// A LOGIN whose secret is being verified.
+    /// A LOGIN whose secret is being verified, or whose user the masters are asked for.
     Verification(TaskId),
 }
 
@@ -290,6 +290,10 @@ impl Node {
             Event::SecretVerified { task, is_right } => self.on_secret_verified(now, task, is_right, out),
             Event::UsersWritten { write, error } => self.on_users_written(now, write, error, out),
             Event::ClockRead { milliseconds_since_1970 } => self.on_clock_read(now, milliseconds_since_1970),
+            Event::UserRegistered { record, outcome } => self.on_user_registered(now, record, outcome, out),
+            Event::UserLookedUp { task, user } => self.on_user_looked_up(now, task, user, out),
+            Event::UsersTold { users, told } => self.on_users_told(now, users, told, out),
+            Event::MastersKeepUsers => self.on_masters_keep_users(),
             Event::DeadlinePassed => self.on_deadline(now, out),
             Event::Stop => self.on_stop(now, out),
         }

@@ -133,7 +133,12 @@ impl Node {
                 self.hold_login(connection, hold, Message::Login { username, secret, resume, ticket: None });
                 Ok(())
             }
-            Standing::Free | Standing::OtherSecret => Err(Refusal::WrongSecret),
+            Standing::Free => {
+                let hold = self.begin_lookup(connection, &username, out).ok_or(Refusal::WrongSecret)?;
+                self.hold_login(connection, hold, Message::Login { username, secret, resume, ticket: None });
+                Ok(())
+            }
+            Standing::OtherSecret => Err(Refusal::WrongSecret),
         }
     }
 

@@ -105,6 +105,8 @@ pub struct Status {
     pub servers: usize,
     /// Usernames, pending ones included.
     pub users: usize,
+    /// Users that the masters don't have, where they keep users.
+    pub users_not_stored: Option<usize>,
     /// Registrations that are not settled yet.
     pub unsettled: usize,
     /// Activities that are kept for those who come back.
@@ -135,6 +137,7 @@ impl Node {
             children: self.child_ids(),
             servers: self.servers.count(),
             users: self.users.len() + self.directory.len(),
+            users_not_stored: self.directory.not_stored(),
             unsettled: self.registrations.len() + self.windows.len() + self.directory.unsettled(),
             log_entries: self.relay.as_ref().map_or(0, |relay| relay.ledger.entries()),
             relay: self.relay.as_ref().map(|relay| relay.counts),

@@ -28,6 +28,7 @@ use super::user_work::UserWork;
 use super::writer::{Ending, Subscription, Writer};
 use crate::registry::Registry;
 use crate::settings::milliseconds_since_1970;
+use crate::users::Users;
 
 /// Batches of lines that may wait for the driver, of all connections together; readers wait for room, in turn.
 pub(super) const INBOX_BATCHES: usize = 256;
@@ -102,6 +103,8 @@ pub(super) struct Driver {
     drafts: PerForm<Draft>,
     actions: Vec<Action>,
     registry: Option<Registry>,
+    /// Where names are registered, if not in the tree.
+    users: Option<Users>,
     user_work: UserWork,
     /// When the core was told what the clock shows.
     clock_read: Instant,
@@ -125,6 +128,7 @@ impl Driver {
         shared: Shared,
         fan_outs: Vec<FanOutHandle>,
         registry: Option<Registry>,
+        users: Option<Users>,
         user_work: UserWork,
     ) -> Self {
         let fan_outs = fan_outs.into_iter().map(|handle| FanOut { handle, commands: Vec::new() }).collect();
@@ -137,6 +141,7 @@ impl Driver {
             drafts: PerForm { plain: Draft::new(), extended: Draft::new() },
             actions: Vec::new(),
             registry,
+            users,
             user_work,
             clock_read: Instant::now(),
             is_report_due: true,
@@ -309,6 +314,16 @@ impl Driver {
             Action::HashSecret { task, secret } => self.user_work.hash(task, secret),
             Action::VerifySecret { task, secret, hash } => self.user_work.verify(task, secret, hash),
             Action::WriteUsers { write, changes } => self.user_work.write(write, changes),
+            Action::RegisterUser { record } => {
+                if let Some(users) = &self.users {
+                    users.register(record);
+                }
+            }
+            Action::LookUpUser { task, username } => {
+                if let Some(users) = &self.users {
+                    users.look_up(task, username);
+                }
+            }
             Action::Drained => self.drained = true,
             Action::GiveUp(why) => self.given_up = Some(why),
         }

@@ -36,6 +36,7 @@ use crate::metrics::Identity;
 use crate::registry::Registry;
 use crate::settings::{Bounds, Masters, Require, STOP_TIMEOUT, Settings, milliseconds_since_1970};
 use crate::store::{Store, StoreError};
+use crate::users::Users;
 
 /// A node that listens, and has reached its parent if it is to have one, but serves nobody yet.
 pub struct Server {
@@ -183,6 +184,11 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
     }
     let registry = masters
         .map(|masters| Registry::start(&masters, &config, shared.dialer.tls.as_ref(), &inbox, &ended, &mut tasks));
+    let at_masters = config.extensions.as_ref().is_some_and(|extensions| extensions.users_at_masters);
+    let users = registry
+        .as_ref()
+        .filter(|_| at_masters)
+        .map(|registry| Users::start(registry.clients(), inbox.clone(), readers.clone(), ended.clone()));
     // One verification for each connection, and one hash for each registration, is the most that the core asks for.
     let (jobs, waiting_jobs) = mpsc::channel(bounds.max_connections.saturating_add(2 * config.max_registrations));
     if config.extensions.is_some() {
@@ -203,6 +209,7 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
             logs: Logs(Arc::clone(&shared.logs)),
             traffic: Arc::clone(&shared.traffic),
             masters: registry.as_ref().map(Registry::states).unwrap_or_default(),
+            users_told: users.as_ref().map(Users::is_told),
             max_connections: bounds.max_connections,
             max_log_bytes: bounds.log_bytes,
         };
@@ -222,7 +229,7 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
     if let Some(extensions) = &mut config.extensions {
         extensions.milliseconds_since_1970 = milliseconds_since_1970();
     }
-    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry, user_work);
+    let driver = Driver::new(Node::new(config, Instant::now()), shared, handles, registry, users, user_work);
     let outcome = tokio::spawn(driver.run(inbound, stop, is_extended)).await.unwrap_or_else(|panic| resume(panic));
 
     ended.cancel();

@@ -3,13 +3,14 @@
 use std::time::Instant;
 
 use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::users::is_username;
 use arborcast_proto::wire::{Credentials, Message, RegistrationId, Secret};
 use bytes::Bytes;
 use tracing::debug;
 
+use super::Registrar;
 use super::credentials::Task;
 use super::pending::{Asker, Failure, Pending, Stage};
-use super::records::is_username;
 use crate::event::Action;
 use crate::ids::{ConnectionId, ServerId};
 use crate::locks::{Agreement, Allowances};
@@ -107,7 +108,10 @@ impl Node {
             }
             return;
         }
-        let is_free = is_username(username) && !self.directory.pending.contains_key(username);
+        // Only the masters can say that a name is free, and what they have given away can't be taken back (U16).
+        let is_free = self.directory.registrar == Registrar::Tree
+            && is_username(username)
+            && !self.directory.pending.contains_key(username);
         let has_room = self.directory.has_room_for(username, secret.expose(), self.config.max_registrations);
         if !is_free || !has_room || !self.locks_fit(&credentials) {
             debug!(username = quote(username), "lock denied");

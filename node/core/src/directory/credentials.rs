@@ -29,6 +29,8 @@ pub(super) enum Task {
     Login { connection: ConnectionId, username: String, registration: RegistrationId, proof: Proof },
     /// The secret of a session is compared with the record that has replaced the one it logged in with.
     Session { connection: ConnectionId, username: String, registration: RegistrationId, proof: Proof },
+    /// The user of a LOGIN is not known here, and the masters are asked.
+    LookUp { connection: ConnectionId },
     /// The secret of a LOCK_REQUEST for a registered name is verified.
     Lock { credentials: Credentials, registration: RegistrationId },
 }
@@ -43,6 +45,14 @@ impl Directory {
 
     pub(super) fn tasks(&self) -> usize {
         self.tasks.len()
+    }
+
+    /// Who waits for what the masters say of a user.
+    pub(super) fn take_lookup(&mut self, task: TaskId) -> Option<ConnectionId> {
+        match self.tasks.remove(&task) {
+            Some(Task::LookUp { connection }) => Some(connection),
+            _ => None,
+        }
     }
 
     /// Whether this is the secret of a registered name, if that has been verified since the start.
@@ -159,7 +169,7 @@ impl Node {
             Some(Task::Hash { username, registration }) => {
                 self.on_registration_hashed(now, username, registration, hash, out);
             }
-            Some(Task::Login { .. } | Task::Session { .. } | Task::Lock { .. }) | None => {
+            Some(Task::Login { .. } | Task::Session { .. } | Task::Lock { .. } | Task::LookUp { .. }) | None => {
                 trace!(?task, "answer that nobody waits for");
             }
         }
@@ -182,7 +192,7 @@ impl Node {
             Some(Task::Lock { credentials, registration }) => {
                 self.on_lock_verified(now, &credentials, &registration, is_right, out);
             }
-            Some(Task::Hash { .. }) | None => trace!(?task, "answer that nobody waits for"),
+            Some(Task::Hash { .. } | Task::LookUp { .. }) | None => trace!(?task, "answer that nobody waits for"),
         }
     }
 

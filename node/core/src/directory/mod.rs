@@ -4,10 +4,11 @@
 //! - `records`: who has registered, with digests. - `pending`: one registration under way.
 //! - `registrations`: prepare, vote, commit and abort along the tree. - `sync`: what neighbours tell each other when a
 //!   link comes up. - `border`: the same names in a plain tree. - `credentials`: secrets that are hashed and verified
-//!   outside, and what is remembered of them. - `storage`: what is on disk.
+//!   outside, and what is remembered of them. - `storage`: what is on disk. - `masters`: where masters keep users.
 
 mod border;
 mod credentials;
+mod masters;
 mod pending;
 mod records;
 mod registrations;
@@ -18,6 +19,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use arborcast_proto::wire::message::ANONYMOUS;
+use arborcast_proto::wire::users::{is_hash, is_username};
 use arborcast_proto::wire::{Message, RegistrationId, UserRecord};
 
 use crate::config::Config;
@@ -27,8 +29,10 @@ use crate::ids::{ConnectionId, TaskId};
 use crate::node::Node;
 
 use credentials::Task;
+pub(crate) use masters::Registrar;
+pub use masters::{AtMasters, Told};
 use pending::{Pending, Unconfirmed};
-use records::{ProofKey, Records, cost, is_hash, is_username};
+use records::{ProofKey, Records, cost};
 use storage::Storage;
 pub use storage::UserChange;
 use sync::Exchange;
@@ -45,6 +49,8 @@ pub struct UserCounters {
     pub dropped_records: u64,
     /// Messages about users that had no meaning where they came: overtaken, or made up.
     pub dropped_messages: u64,
+    /// Users of the masters whose names are known here as others'.
+    pub conflicts: u64,
     /// Writes that failed.
     pub failed_writes: u64,
 }
@@ -62,6 +68,11 @@ pub(crate) struct Directory {
     /// Whether the secret of the LOGIN that is handled next was found right. Empty between two events.
     verdicts: BTreeMap<ConnectionId, bool>,
     storage: Storage,
+    /// Who can say that a name is free.
+    registrar: Registrar,
+    /// How many users the masters are being asked for, and the connection that has just got an answer.
+    lookups: usize,
+    looked_up: Option<ConnectionId>,
     exchanges: BTreeMap<ConnectionId, Exchange>,
     /// Registrations from a plain tree that it may yet take back.
     revocable: BTreeMap<String, RegistrationId>,
@@ -78,9 +89,13 @@ impl Directory {
         let proof_key = ProofKey::new(&config.secret);
         let mut records = Records::new(config.max_user_bytes);
         let (mut is_kept, mut milliseconds) = (false, 0);
+        let mut registrar = Registrar::Tree;
         let mut counters = UserCounters::default();
         if let Some(extensions) = &mut config.extensions {
             is_kept = extensions.keeps_users;
+            if extensions.users_at_masters {
+                registrar = Registrar::Masters;
+            }
             milliseconds = extensions.milliseconds_since_1970;
             for record in std::mem::take(&mut extensions.users) {
                 if records.merge(record, None, 0) != records::Merged::New {
@@ -97,6 +112,9 @@ impl Directory {
             next_task: 0,
             verdicts: BTreeMap::new(),
             storage: Storage::new(is_kept),
+            registrar,
+            lookups: 0,
+            looked_up: None,
             exchanges: BTreeMap::new(),
             revocable: BTreeMap::new(),
             proof_key,
@@ -118,6 +136,11 @@ impl Directory {
 
     pub(crate) fn counters(&self) -> UserCounters {
         self.counters
+    }
+
+    /// How many users the masters don't have, where they should.
+    pub(crate) fn not_stored(&self) -> Option<usize> {
+        (self.registrar == Registrar::Masters).then(|| self.records.not_stored())
     }
 
     pub(crate) fn users(&self) -> impl Iterator<Item = &UserRecord> {

@@ -62,6 +62,8 @@ pub(crate) enum Failure {
     Denied(Denial),
     /// A plain server objects; the plain tree at the border knows.
     DeniedByPlain,
+    /// The masters could not be asked, or could not tell.
+    NoMaster(String),
     /// The record could not be written.
     NotWritten(String),
 }
@@ -105,7 +107,7 @@ impl Failure {
         match self {
             Self::Denied(denial) => *denial,
             Self::DeniedByPlain => Denial::Taken,
-            Self::NotWritten(_) => Denial::Incomplete,
+            Self::NoMaster(_) | Self::NotWritten(_) => Denial::Incomplete,
         }
     }
 
@@ -113,10 +115,12 @@ impl Failure {
     pub(crate) fn refusal(self, username: &str) -> Refusal {
         let username = username.to_owned();
         match self {
+            Self::Denied(Denial::AtMasters) => Refusal::AtMasters { username },
             Self::Denied(Denial::Incomplete) => Refusal::NotAgreedInTime { username },
             Self::Denied(Denial::NoRoom) => Refusal::NoRoom,
             Self::Denied(Denial::Pending) => Refusal::BeingRegistered { username },
             Self::Denied(Denial::Taken) | Self::DeniedByPlain => Refusal::NameTaken { username },
+            Self::NoMaster(why) => Refusal::NoMaster { username, why },
             Self::NotWritten(why) => Refusal::NotWritten { username, why },
         }
     }

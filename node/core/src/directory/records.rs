@@ -4,20 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 
-use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::{RegistrationId, Secret, UserRecord};
 
 /// Buckets that are compared one by one (protocol, U7).
 pub(crate) const BUCKETS: usize = 128;
-
-/// Longest username in an extended tree, in bytes (protocol, B43).
-pub(crate) const MAX_USERNAME: usize = 1024;
-
-/// Longest hash, in bytes (protocol, B43).
-const MAX_HASH: usize = 256;
-
-/// What somebody who can choose the parameters of a hash may make others spend on a login: KiB, passes, lanes.
-const MAX_COST: [u32; 3] = [256 << 10, 16, 16];
 
 /// What a record costs besides its strings, in bytes.
 const RECORD_OVERHEAD: usize = 256;
@@ -81,6 +71,8 @@ pub(crate) struct Records {
     buckets: Vec<Bucket>,
     bytes: usize,
     max_bytes: usize,
+    /// How many the masters have.
+    stored: usize,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +85,8 @@ struct Bucket {
 struct Entry {
     record: UserRecord,
     proof: Option<Proof>,
+    /// Whether the masters have it, as far as they have said.
+    is_stored: bool,
 }
 
 /// What became of a record.
@@ -106,30 +100,6 @@ pub(crate) enum Merged {
     Known,
     /// No room.
     Full,
-}
-
-/// Whether a name can be one of an extended tree.
-pub(crate) fn is_username(username: &str) -> bool {
-    username != ANONYMOUS && username.len() <= MAX_USERNAME
-}
-
-/// Whether a text has the form of an argon2id hash (PHC string format) that may be verified here.
-pub(crate) fn is_hash(hash: &str) -> bool {
-    let mut parts = hash.split('$');
-    let has_form = parts.next() == Some("") && parts.next() == Some("argon2id") && parts.next() == Some("v=19");
-    let is_affordable = parts.next().is_some_and(|parameters| {
-        let mut parameters = parameters.split(',');
-        let all = ["m=", "t=", "p="].iter().zip(MAX_COST).all(|(name, max)| {
-            let value = parameters.next().and_then(|parameter| parameter.strip_prefix(name)?.parse::<u32>().ok());
-            value.is_some_and(|value| (1..=max).contains(&value))
-        });
-        all && parameters.next().is_none()
-    });
-    let is_base64 = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
-    };
-    let rest = parts.next().is_some_and(is_base64) && parts.next().is_some_and(is_base64) && parts.next().is_none();
-    hash.len() <= MAX_HASH && has_form && is_affordable && rest
 }
 
 fn bucket_of(username: &str) -> usize {
@@ -158,14 +128,16 @@ fn cost_of(record: &UserRecord) -> usize {
 
 impl Records {
     pub(crate) fn new(max_bytes: usize) -> Self {
-        Self { buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(), bytes: 0, max_bytes }
+        Self { buckets: (0..BUCKETS).map(|_| Bucket::default()).collect(), bytes: 0, max_bytes, stored: 0 }
     }
 
     /// Takes in a record, unless the same or an earlier registration of the name is known. `pending` is what else counts
     /// for the bound, in bytes; `proof` is that of the secret it was registered with, where that is known.
     pub(crate) fn merge(&mut self, record: UserRecord, proof: Option<Proof>, pending: usize) -> Merged {
         let Some(bucket) = self.buckets.get_mut(bucket_of(&record.username)) else { return Merged::Full };
-        let before = bucket.entries.get(&record.username).map(|entry| &entry.record);
+        let before = bucket.entries.get(&record.username);
+        let was_stored = before.is_some_and(|before| before.is_stored);
+        let before = before.map(|entry| &entry.record);
         if before.is_some_and(|before| before.registration <= record.registration) {
             return Merged::Known;
         }
@@ -176,7 +148,8 @@ impl Records {
         }
         bucket.digest ^= digest_of(&record) ^ before.map_or(0, digest_of);
         let merged = if before.is_some() { Merged::Replaced } else { Merged::New };
-        bucket.entries.insert(record.username.clone(), Entry { record, proof });
+        bucket.entries.insert(record.username.clone(), Entry { record, proof, is_stored: false });
+        self.stored -= usize::from(was_stored);
         self.bytes = bytes;
         merged
     }
@@ -184,7 +157,8 @@ impl Records {
     /// Removes a name.
     pub(crate) fn remove(&mut self, username: &str) -> Option<UserRecord> {
         let bucket = self.buckets.get_mut(bucket_of(username))?;
-        let record = bucket.entries.remove(username)?.record;
+        let Entry { record, is_stored, .. } = bucket.entries.remove(username)?;
+        self.stored -= usize::from(is_stored);
         bucket.digest ^= digest_of(&record);
         self.bytes -= cost_of(&record);
         Some(record)
@@ -209,6 +183,30 @@ impl Records {
         if let Some(entry) = entry {
             entry.proof = Some(proof);
         }
+    }
+
+    /// The masters have this one. `false` if it is not the one that is known.
+    pub(crate) fn mark_stored(&mut self, record: &UserRecord) -> bool {
+        let bucket = self.buckets.get_mut(bucket_of(&record.username));
+        let Some(entry) = bucket.and_then(|bucket| bucket.entries.get_mut(&record.username)) else { return false };
+        if entry.record != *record {
+            return false;
+        }
+        self.stored += usize::from(!std::mem::replace(&mut entry.is_stored, true));
+        true
+    }
+
+    /// What the masters have is told anew.
+    pub(crate) fn forget_stored(&mut self) {
+        for entry in self.buckets.iter_mut().flat_map(|bucket| bucket.entries.values_mut()) {
+            entry.is_stored = false;
+        }
+        self.stored = 0;
+    }
+
+    /// How many the masters don't have, as far as they have said.
+    pub(crate) fn not_stored(&self) -> usize {
+        self.len() - self.stored
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -308,26 +306,6 @@ mod tests {
         for nonsense in ["", "00", &"g".repeat(2048), &"ä".repeat(1024)] {
             assert_eq!(parse_digest(nonsense), None);
         }
-    }
-
-    #[test]
-    fn only_hashes_that_can_be_verified_at_a_bearable_price_are_hashes() {
-        assert!(is_hash(HASH));
-        for wrong in [
-            "",
-            "secret",
-            "$argon2id$x",
-            "$argon2i$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA",
-            "$argon2id$v=19$m=4194304,t=2,p=1$c2FsdHNhbHQ$aGFzaA",
-            "$argon2id$v=19$m=19456,t=2000,p=1$c2FsdHNhbHQ$aGFzaA",
-            "$argon2id$v=19$m=19456,t=2$c2FsdHNhbHQ$aGFzaA",
-            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$",
-            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGF zaA",
-            "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaA$more",
-        ] {
-            assert!(!is_hash(wrong), "{wrong}");
-        }
-        assert!(!is_hash(&format!("{HASH}{}", "A".repeat(300))));
     }
 
     #[test]

@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use arborcast_proto::wire::limits::quote;
+use arborcast_proto::wire::users::{is_hash, is_username};
 use arborcast_proto::wire::{Credentials, Denial, Message, RegistrationId, UserRecord};
 use tracing::{debug, info, warn};
 
-use super::Directory;
 use super::credentials::Task;
 use super::pending::{Asker, Failure, Pending, Stage, Unconfirmed};
-use super::records::{Merged, is_hash, is_username};
+use super::records::Merged;
+use super::{Directory, Registrar};
 use crate::config::{LOGIN_WINDOW, REGISTRATION_TIMEOUT};
 use crate::error::Refusal;
 use crate::event::Action;
@@ -34,6 +35,9 @@ impl Node {
         out: &mut Vec<Action>,
     ) -> Result<(), Refusal> {
         self.check_name(&credentials.username)?;
+        if self.directory.registrar == Registrar::Nobody {
+            return Err(Refusal::AtMasters { username: credentials.username });
+        }
         let Credentials { username, secret } = credentials;
         let registration = self.next_registration(now);
         let prepare = Message::UserPrepare {
@@ -75,7 +79,9 @@ impl Node {
         out: &mut Vec<Action>,
     ) {
         let credentials = Credentials { username: username.clone(), secret: pending.secret.clone() };
-        pending.asked = self.extended_links().into_iter().filter(|link| Some(*link) != except).collect();
+        if self.directory.registrar == Registrar::Tree {
+            pending.asked = self.extended_links().into_iter().filter(|link| Some(*link) != except).collect();
+        }
         pending.unanswered.clone_from(&pending.asked);
         if !pending.is_known_to_plain() {
             pending.locks = self.ask_plain_servers(&credentials, out);
@@ -132,6 +138,9 @@ impl Node {
         if !is_username(username) {
             return Verdict::Vote(Some(Denial::Taken));
         }
+        if self.directory.registrar != Registrar::Tree {
+            return Verdict::Vote(Some(Denial::AtMasters));
+        }
         if let Some(pending) = self.directory.pending.get_mut(username) {
             if pending.registration == *registration {
                 return match &mut pending.asker {
@@ -185,7 +194,8 @@ impl Node {
 
     /// Goes on with a registration whose last answer may have come.
     pub(super) fn advance_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
-        let may_be_apart = self.may_be_apart();
+        // The masters know who has a name, whoever else is there.
+        let may_be_apart = self.directory.registrar == Registrar::Tree && self.may_be_apart();
         let Some(pending) = self.directory.pending.get_mut(username) else { return };
         if pending.stage != Stage::Asking || !pending.is_agreed() || may_be_apart {
             return;
@@ -223,6 +233,9 @@ impl Node {
 
     /// A link has come up: whoever is behind it may object as well to what is not agreed to yet.
     pub(crate) fn ask_about_pending(&mut self, link: ConnectionId, out: &mut Vec<Action>) {
+        if self.directory.registrar != Registrar::Tree {
+            return;
+        }
         let mut prepares = Vec::new();
         for (username, pending) in &mut self.directory.pending {
             if pending.stage == Stage::Asking && pending.asked.insert(link) {
@@ -269,7 +282,9 @@ impl Node {
             return;
         };
         let record = UserRecord { username, hash, registration };
-        if self.directory.storage.is_kept {
+        if self.directory.registrar == Registrar::Masters {
+            out.push(Action::RegisterUser { record });
+        } else if self.directory.storage.is_kept {
             self.directory.storage.wait_for(record);
             self.write_users(out);
         } else {
@@ -308,7 +323,8 @@ impl Node {
             Asker::Client(client) => client,
             Asker::Links(_) | Asker::Plain(_) => None,
         };
-        let confirm = client.is_some() && !self.extended_links().is_empty();
+        let is_safe = self.directory.registrar == Registrar::Masters;
+        let confirm = client.is_some() && !is_safe && !self.extended_links().is_empty();
         self.send_to_extended(&Message::UserCommit { user: record, confirm }, None, out);
         if pending.locks.is_some() {
             self.allow_on_plain_links(&username, &pending.secret, out);
@@ -403,6 +419,11 @@ impl Node {
             self.timers.stop(&Timer::Registration(username.clone()));
             if pending.locks.is_some() {
                 self.allow_on_plain_links(&username, &pending.secret, out);
+            }
+            // The masters have told everybody before they have answered us.
+            if let Asker::Client(Some(client)) = pending.asker {
+                self.confirm(now, client, &username, out);
+                self.resume(now, client, out);
             }
             self.resume_logins(now, &username, out);
         } else if let Some(other) =
