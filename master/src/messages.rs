@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::registry::Picture;
 use crate::topology::balance::{Proposal, TreePlan};
 use crate::topology::candidates::{Asker, Candidate};
-use crate::topology::changes::Change;
+use crate::topology::changes::{Change, Departure};
 use crate::topology::faults::{Fault, FaultKind};
 use crate::topology::forest::{NodeView, Tree};
 use crate::topology::naming::NamedServer;
@@ -300,12 +300,15 @@ pub(crate) fn change(at: std::time::SystemTime, change: &Change) -> pb::Topology
             old_parent_id: old_parent.as_ref().map(NodeId::to_string).unwrap_or_default(),
             ..of_node(pb::ChangeKind::Reparented, view)
         },
-        Change::Lost { id, is_silent } => pb::TopologyChange {
-            kind: pb::ChangeKind::Lost.into(),
-            node_id: id.to_string(),
-            lost_reason: if *is_silent { pb::LostReason::Silent } else { pb::LostReason::StreamEnded }.into(),
-            ..empty
-        },
+        Change::Lost { id, how } => {
+            let reason = match how {
+                Departure::Ended => pb::LostReason::StreamEnded,
+                Departure::Drained => pb::LostReason::Drained,
+                Departure::Silent => pb::LostReason::Silent,
+            };
+            let (kind, node_id) = (pb::ChangeKind::Lost.into(), id.to_string());
+            pb::TopologyChange { kind, node_id, lost_reason: reason.into(), ..empty }
+        }
     }
 }
 

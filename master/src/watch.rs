@@ -17,7 +17,7 @@ use crate::messages;
 use crate::outbox::Outbox;
 use crate::registry::{Picture, Registry};
 use crate::topology::NodeId;
-use crate::topology::changes::{Change, Tracker};
+use crate::topology::changes::{Change, Departure, Tracker};
 use crate::topology::forest::Forest;
 
 /// Least time between two looks.
@@ -164,8 +164,9 @@ fn log(change: &Change) {
             let report = &node.report;
             info!(node = %report.id, hostname = report.hostname, port = report.port, parent = ?report.parent, "node joined");
         }
-        Change::Lost { id, is_silent: false } => info!(node = %id, "node left"),
-        Change::Lost { id, is_silent: true } => info!(node = %id, "node fell silent"),
+        Change::Lost { id, how: Departure::Ended } => info!(node = %id, "node left"),
+        Change::Lost { id, how: Departure::Drained } => info!(node = %id, "node has drained and left"),
+        Change::Lost { id, how: Departure::Silent } => info!(node = %id, "node fell silent"),
         Change::Reparented { node, old_parent } => {
             debug!(node = %node.report.id, parent = ?node.report.parent, ?old_parent, "node has another parent");
         }

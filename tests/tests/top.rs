@@ -92,7 +92,6 @@ fn a_node_that_drains_is_told_and_is_not_lost() {
     let inner = forest.shape().inner()[0];
     let name = forest.id(inner).to_owned();
     forest.terminate(inner);
-    terminal.wait_for_row(&format!("! {name} is draining"));
     terminal.wait_for_row(&format!("{name} has drained and left"));
     terminal.wait_for_row(" left ");
     assert!(!terminal.rows().iter().any(|row| row.contains("is lost")), "{:?}", terminal.rows());

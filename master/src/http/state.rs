@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::state_name;
 use crate::registry::{Picture, Registry};
-use crate::topology::changes::{Change, Tracker};
+use crate::topology::changes::Tracker;
 use crate::topology::history::{Happening, History, MAX_EVENTS, What};
 use crate::topology::{Entry, NodeId};
 
@@ -85,11 +85,6 @@ pub(super) async fn follow(registry: Arc<Registry>, frames: watch::Sender<Arc<Fr
         let picture = registry.picture();
         let forest = picture.topology.forest(picture.now);
         for change in tracker.changes(&picture.topology, &forest, picture.now) {
-            if let Change::Lost { id, .. } = &change
-                && picture.topology.has_drained(id)
-            {
-                history.drained(id);
-            }
             for happening in history.take(&change, picture.now, picture.at, picture.warming) {
                 registry.metrics().happened(&happening);
                 happenings.push_back(numbered(&happening));

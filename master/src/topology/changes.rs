@@ -28,9 +28,20 @@ pub enum Change {
     Lost {
         /// Which.
         id: NodeId,
-        /// It has only fallen silent.
-        is_silent: bool,
+        /// How it went.
+        how: Departure,
     },
+}
+
+/// How a node went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// Its stream ended.
+    Ended,
+    /// Its stream ended while it drained, of which nothing else may have been seen: draining can take milliseconds.
+    Drained,
+    /// It has only fallen silent.
+    Silent,
 }
 
 /// Remembers what was there when it was asked last.
@@ -60,8 +71,12 @@ impl Tracker {
             let start = forest.node(id.as_str()).map(|entry| entry.report.incarnation);
             let stays = start == Some(known.report.incarnation);
             if !stays {
-                let is_silent = topology.entry(id.as_str()).is_some_and(|entry| entry.is_silent(now));
-                changes.push(Change::Lost { id: id.clone(), is_silent });
+                let how = match topology.entry(id.as_str()) {
+                    Some(entry) if entry.is_silent(now) => Departure::Silent,
+                    _ if topology.has_drained(id) => Departure::Drained,
+                    _ => Departure::Ended,
+                };
+                changes.push(Change::Lost { id: id.clone(), how });
             }
             stays
         });
@@ -99,8 +114,7 @@ mod tests {
                 format!("{} from {old_parent:?} to {:?}", node.report.id, node.report.parent)
             }
             Change::Changed(node) => format!("changed {}", node.report.id),
-            Change::Lost { id, is_silent: false } => format!("lost {id}"),
-            Change::Lost { id, is_silent: true } => format!("silent {id}"),
+            Change::Lost { id, how } => format!("{how:?} {id}"),
         };
         found.into_iter().map(text).collect()
     }
@@ -117,13 +131,18 @@ mod tests {
         world.topology.request_drain(&"a".into(), None, world.now).unwrap();
         assert_eq!(changes(&mut tracker, &world), ["changed a"]);
         world.report(Report { incarnation: Incarnation(2), ..node("b") });
-        assert_eq!(changes(&mut tracker, &world), ["lost b", "joined b"]);
+        assert_eq!(changes(&mut tracker, &world), ["Ended b", "joined b"]);
         world.let_fall_silent(&["b"]);
-        assert_eq!(changes(&mut tracker, &world), ["silent b"]);
+        assert_eq!(changes(&mut tracker, &world), ["Silent b"]);
         world.report(Report { incarnation: Incarnation(2), ..node("b") });
-        let stream = world.topology.entry("a").unwrap().stream;
-        world.topology.end_stream(stream, &"a".into());
-        assert_eq!(changes(&mut tracker, &world), ["lost a", "joined b"]);
+        let end = |world: &mut World, id: &str| {
+            let stream = world.topology.entry(id).unwrap().stream;
+            assert!(world.topology.end_stream(stream, &id.into()));
+        };
+        end(&mut world, "a");
+        assert_eq!(changes(&mut tracker, &world), ["Drained a", "joined b"]);
+        end(&mut world, "b");
+        assert_eq!(changes(&mut tracker, &world), ["Ended b"]);
         assert_eq!(changes(&mut tracker, &world), <[&str; 0]>::default());
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::changes::Change;
+use super::changes::{Change, Departure};
 use super::forest::NodeView;
 use super::{NodeId, State};
 
@@ -166,16 +166,9 @@ impl History {
         let whats = match change {
             Change::Joined(view) => self.joined(view, now, is_warming),
             Change::Changed(view) | Change::Reparented { node: view, .. } => self.changed(view, now),
-            Change::Lost { id, is_silent } => self.lost(id, *is_silent, now),
+            Change::Lost { id, how } => self.lost(id, *how, now),
         };
         whats.into_iter().map(|what| self.push(at, what)).collect()
-    }
-
-    /// A node that is about to be [lost](Change::Lost) was draining, which may have been too short to be a change.
-    pub fn drained(&mut self, id: &NodeId) {
-        if let Some(known) = self.known.get_mut(id) {
-            known.is_draining = true;
-        }
     }
 
     fn joined(&mut self, view: &NodeView, now: Instant, is_warming: bool) -> Vec<What> {
@@ -260,14 +253,17 @@ impl History {
         (is && !was).then_some(draining)
     }
 
-    fn lost(&mut self, id: &NodeId, is_silent: bool, now: Instant) -> Vec<What> {
+    fn lost(&mut self, id: &NodeId, how: Departure, now: Instant) -> Vec<What> {
         self.losses.retain(|_, since| now.saturating_duration_since(*since) < LOSS_MEMORY);
         if self.losses.len() < MAX_LOSSES {
             self.losses.insert(id.clone(), now);
         }
-        let was_draining = self.known.remove(id).is_some_and(|known| known.is_draining);
+        self.known.remove(id);
         let node = id.clone();
-        vec![if was_draining && !is_silent { What::Drained { node } } else { What::Lost { node, is_silent } }]
+        vec![match how {
+            Departure::Drained => What::Drained { node },
+            Departure::Ended | Departure::Silent => What::Lost { node, is_silent: how == Departure::Silent },
+        }]
     }
 
     fn push(&mut self, at: SystemTime, what: What) -> Happening {
@@ -320,14 +316,9 @@ mod tests {
         fn news(&mut self) -> Vec<String> {
             let (world, now) = (&self.world, self.world.now);
             let changes = self.tracker.changes(&world.topology, &world.topology.forest(now), now);
-            let happenings = changes.iter().flat_map(|change| {
-                if let Change::Lost { id, .. } = change
-                    && world.topology.has_drained(id)
-                {
-                    self.history.drained(id);
-                }
-                self.history.take(change, now, SystemTime::UNIX_EPOCH, self.is_warming)
-            });
+            let happenings = changes
+                .iter()
+                .flat_map(|change| self.history.take(change, now, SystemTime::UNIX_EPOCH, self.is_warming));
             happenings.map(|happening| text(&happening.what)).collect()
         }
     }

@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
+use arborcast_proto::registry::LostReason;
+
 use super::picture::{Node, Picture, State};
 
 /// How many things that happened are remembered.
@@ -149,10 +151,8 @@ impl What {
 pub(crate) enum Change {
     /// How it is now.
     Seen(Node),
-    Lost {
-        id: String,
-        is_silent: bool,
-    },
+    /// It is gone.
+    Lost { id: String, reason: LostReason },
 }
 
 /// A node that is gone.
@@ -250,7 +250,7 @@ impl History {
         if picture.is_warming {
             self.unconfirmed = missing;
         } else {
-            missing.iter().for_each(|id| self.lose(id, false, at));
+            missing.iter().for_each(|id| self.lose(id, LostReason::StreamEnded, at));
         }
         // Nobody knows when what is different became so.
         self.heals.clear();
@@ -266,7 +266,7 @@ impl History {
         }
         for id in std::mem::take(&mut self.unconfirmed) {
             if !picture.nodes.contains_key(&id) {
-                self.lose(&id, false, picture.at);
+                self.lose(&id, LostReason::StreamEnded, picture.at);
                 self.heals.remove(&id);
             }
         }
@@ -281,7 +281,7 @@ impl History {
                 let is_watched = !self.unconfirmed.remove(&node.id);
                 self.see(node, at, is_watched);
             }
-            Change::Lost { id, is_silent } => self.lose(id, *is_silent, at),
+            Change::Lost { id, reason } => self.lose(id, *reason, at),
         }
     }
 
@@ -378,7 +378,7 @@ impl History {
         healed.into_iter().for_each(|what| self.push(at, what));
     }
 
-    fn lose(&mut self, id: &str, is_silent: bool, at: SystemTime) {
+    fn lose(&mut self, id: &str, reason: LostReason, at: SystemTime) {
         self.unconfirmed.remove(id);
         let Some(known) = self.known.remove(id) else { return };
         self.unlink(known.parent.as_deref(), id);
@@ -387,7 +387,9 @@ impl History {
             known.orphaned.as_ref().is_some_and(|(from, _)| from.as_deref() == Some(id)) && known.parent.is_none()
         };
         children.extend(self.known.iter().filter(|(_, known)| is_orphan_of(known)).map(|(child, _)| child.clone()));
-        let is_drained = known.state == State::Draining && !is_silent;
+        let is_silent = reason == LostReason::Silent;
+        // A picture of the whole says nothing of those who are not in it.
+        let is_drained = reason == LostReason::Drained || (known.state == State::Draining && !is_silent);
         if self.losses.len() < MAX_LOSSES {
             let loss = Loss { at, is_silent, is_drained, parent: known.parent.clone() };
             self.losses.insert(id.to_owned(), loss);
@@ -457,7 +459,7 @@ mod tests {
         }
 
         fn lose(&mut self, id: &str) -> Vec<What> {
-            self.history.take(&Change::Lost { id: id.into(), is_silent: false }, self.at);
+            self.history.take(&Change::Lost { id: id.into(), reason: LostReason::StreamEnded }, self.at);
             self.news()
         }
     }
@@ -529,6 +531,9 @@ mod tests {
         assert_eq!(told.lose("f"), [What::Drained { node: "f".into() }]);
         told.pass(1500);
         assert_eq!(told.see("f", "a"), [joined(Some("a"), millis(1500))]);
+        // So quick that no change told of it.
+        told.history.take(&Change::Lost { id: "f".into(), reason: LostReason::Drained }, told.at);
+        assert_eq!(told.news(), [What::Drained { node: "f".into() }]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use arborcast_client::Address;
 use arborcast_client::tls::{Tls, connector};
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
-    ChangeKind, GetTopologyRequest, LostReason, TopologyChange, WatchTopologyRequest, watch_topology_response,
+    ChangeKind, GetTopologyRequest, TopologyChange, WatchTopologyRequest, watch_topology_response,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
@@ -191,7 +191,7 @@ impl Watch<'_> {
 fn read(change: TopologyChange) -> Option<(SystemTime, Change)> {
     let at = change.at.and_then(|at| at.try_into().ok()).unwrap_or_else(SystemTime::now);
     let read = match change.kind() {
-        ChangeKind::Lost => Change::Lost { is_silent: change.lost_reason() == LostReason::Silent, id: change.node_id },
+        ChangeKind::Lost => Change::Lost { reason: change.lost_reason(), id: change.node_id },
         ChangeKind::Joined | ChangeKind::Changed | ChangeKind::Reparented => Change::Seen(Node::read(change.node?)?),
         ChangeKind::Unspecified => return None,
     };

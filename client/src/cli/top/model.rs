@@ -380,6 +380,8 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
+    use arborcast_proto::registry::LostReason;
+
     use super::super::picture::tests::{node, picture};
     use super::*;
 
@@ -447,7 +449,7 @@ mod tests {
     fn while_it_is_paused_nothing_moves_and_nothing_is_lost() {
         let mut model = model();
         press(&mut model, "p");
-        let change = Change::Lost { id: "d".into(), is_silent: false };
+        let change = Change::Lost { id: "d".into(), reason: LostReason::StreamEnded };
         model.handle_update(Update::Change(at(3), Box::new(change)), at(3));
         model.handle_update(Update::Picture(Box::new(picture(&[("a", "")]))), at(3));
         assert_eq!((ids(&model).as_str(), model.unseen(), model.entries().count()), ("abcd", 1, 1));

@@ -364,6 +364,8 @@ fn detail_of_loss(loss: &Loss, picture: &Picture) -> Vec<(&'static str, String)>
 
 #[cfg(test)]
 mod tests {
+    use arborcast_proto::registry::LostReason;
+
     use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
     use super::super::history::Change;
@@ -401,7 +403,7 @@ mod tests {
     fn a_screen_says_who_died_what_moved_where_and_how_long_it_took() {
         let tree = [("tree-0", ""), ("tree-1", "tree-0"), ("tree-2", "tree-0"), ("tree-3", "tree-1")];
         let mut model = watching(picture(&tree));
-        change(&mut model, 100, Change::Lost { id: "tree-1".into(), is_silent: false });
+        change(&mut model, 100, Change::Lost { id: "tree-1".into(), reason: LostReason::StreamEnded });
         change(&mut model, 146, Change::Seen(node("tree-3", "tree-2")));
         let after = [("tree-0", ""), ("tree-2", "tree-0"), ("tree-3", "tree-2")];
         model.handle_update(Update::Picture(Box::new(Picture { at: at(1300), ..picture(&after) })), at(1300));
@@ -449,8 +451,8 @@ mod tests {
         let node = tree.nodes.get_mut(hostile).unwrap();
         (node.address, node.version) = (hostile.into(), hostile.into());
         let mut model = watching(tree);
-        change(&mut model, 1, Change::Lost { id: "a".into(), is_silent: true });
-        change(&mut model, 2, Change::Lost { id: hostile.into(), is_silent: true });
+        change(&mut model, 1, Change::Lost { id: "a".into(), reason: LostReason::Silent });
+        change(&mut model, 2, Change::Lost { id: hostile.into(), reason: LostReason::Silent });
         model.handle_update(Update::Gone { source: hostile.into(), reason: hostile.into() }, at(2));
         for is_detail_shown in [false, true] {
             model.selected = Some(hostile.into());
