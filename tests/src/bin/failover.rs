@@ -1,7 +1,7 @@
 //! `cargo failover`: what clients notice when a server of a real tree dies, freezes or is drained.
 //!
-//! Fifteen servers and two masters with their default settings, a publisher at a leaf, and a subscriber at every server.
-//! Round for round one server is hurt, and is back before the next. What is measured, and what is not, says
+//! Some servers and two masters with their default settings, a publisher at a leaf, and a subscriber at every server.
+//! Round for round one server is hurt, and is back before the next, or stays dead. What is measured, and what is not, says
 //! `tests/benches/README.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a benchmark fails by panicking")]
 
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use arborcast_tests::forest::{Forest, Place, Shape};
 use arborcast_tests::lines;
 use arborcast_tests::node::NodeBuilder;
-use clap::{Parser, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-const SERVERS: usize = 15;
 const MASTERS: usize = 2;
 
 /// The servers' default, which the tests' default is not.
@@ -51,6 +51,12 @@ struct Cli {
     /// Only this fault; all of them if not given
     #[arg(long, value_enum)]
     only: Option<Fault>,
+    /// Servers, each with a subscriber
+    #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u16).range(4..=500))]
+    servers: u16,
+    /// Any server may be the victim, leaves too, and stays dead: a tree that shrinks
+    #[arg(long, requires = "only")]
+    for_good: bool,
     /// Activities per second
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     rate: u32,
@@ -83,14 +89,21 @@ impl Fault {
 
 fn main() {
     let cli = Cli::parse();
-    println!("Building the binaries, if that has not been done yet, and starting {SERVERS} servers ...");
+    let enough = cli.rounds + 4 <= usize::from(cli.servers) && matches!(cli.only, Some(Fault::Crash | Fault::Drain));
+    if cli.for_good && !enough {
+        let error = "--for-good needs `--only crash` or `--only drain`, and four servers more than rounds";
+        Cli::command().error(ErrorKind::ArgumentConflict, error).exit();
+    }
+    println!("Building the binaries, if that has not been done yet, and starting {} servers ...", cli.servers);
     let mut bench = Bench::new(&cli);
+    println!("depth {}", bench.depth());
     let mut results = Vec::new();
     for fault in Fault::ALL.into_iter().filter(|fault| cli.only.is_none_or(|only| only == *fault)) {
         println!("\n{}: {} rounds", fault.name(), cli.rounds);
         let outcomes: Vec<Outcome> = (0..cli.rounds).map(|round| bench.round(fault, round)).collect();
         results.push((fault, outcomes));
     }
+    println!("depth {}", bench.depth());
     println!("\n{}", table(&results));
 }
 
@@ -100,6 +113,7 @@ struct Bench {
     subscribers: Vec<Subscriber>,
     rng: StdRng,
     pause: Duration,
+    for_good: bool,
     /// Numbers go on from round to round, so that latecomers of an earlier one are not counted.
     next_number: u64,
 }
@@ -121,12 +135,13 @@ struct Outcome {
 impl Bench {
     fn new(cli: &Cli) -> Self {
         let builder = NodeBuilder::default().announce_every(ANNOUNCE_INTERVAL);
-        let mut forest = Forest::grow_with(MASTERS, SERVERS, &builder);
+        let mut forest = Forest::grow_with(MASTERS, cli.servers.into(), &builder);
         forest.dismiss_clients();
-        let addresses = (0..SERVERS).map(|place| forest.address(place)).collect::<Vec<_>>();
+        let addresses = (0..forest.len()).map(|place| forest.address(place)).collect::<Vec<_>>();
         let subscribers = addresses.into_iter().map(Subscriber::connect).collect();
         let rng = StdRng::seed_from_u64(cli.seed);
-        Self { forest, subscribers, rng, pause: Duration::from_secs(1) / cli.rate, next_number: 0 }
+        let pause = Duration::from_secs(1) / cli.rate;
+        Self { forest, subscribers, rng, pause, for_good: cli.for_good, next_number: 0 }
     }
 
     fn round(&mut self, fault: Fault, round: usize) -> Outcome {
@@ -135,9 +150,12 @@ impl Bench {
             // They would long do in a tree that has been standing for longer than a few seconds.
             self.forest.wait_until_all_know_each_other();
         }
-        let victim = self.pick(&[shape.inner(), vec![shape.root()]].concat());
-        let publisher = self.pick(&shape.leaves());
-        let survivors: Vec<Place> = (0..SERVERS).filter(|place| *place != victim).collect();
+        let awake = self.forest.awake();
+        let victim =
+            self.pick(&if self.for_good { awake.clone() } else { [shape.inner(), vec![shape.root()]].concat() });
+        let leaves: Vec<Place> = shape.leaves().into_iter().filter(|place| *place != victim).collect();
+        let publisher = self.pick(&leaves);
+        let survivors: Vec<Place> = awake.into_iter().filter(|place| *place != victim).collect();
         let first = self.next_number;
         for subscriber in &self.subscribers {
             subscriber.forget();
@@ -191,7 +209,11 @@ impl Bench {
     }
 
     fn report(&self, round: usize, victim: Place, shape: &Shape, outcome: &Outcome) {
-        let role = if victim == shape.root() { "root " } else { "inner" };
+        let role = match victim {
+            root if root == shape.root() => "root ",
+            leaf if shape.children_of(leaf).is_empty() => "leaf ",
+            _ => "inner",
+        };
         let whole =
             outcome.whole.map_or_else(|| "not in time".to_owned(), |whole| format!("{} ms", milliseconds(whole)));
         println!(
@@ -205,9 +227,18 @@ impl Bench {
         );
     }
 
-    /// Everything as it was before: all servers, all masters, one tree, a subscriber everywhere.
+    fn depth(&self) -> u32 {
+        self.forest.depth().expect("a master says how deep the tree is")
+    }
+
+    /// Everything as it was before: all servers, all masters, one tree, a subscriber everywhere. But for the victims that
+    /// stay dead.
     fn repair(&mut self, fault: Fault, victim: Place) {
         match fault {
+            Fault::Crash if self.for_good => {}
+            Fault::Drain if self.for_good => {
+                self.forest.wait_exit(victim);
+            }
             Fault::Freeze => self.forest.thaw(victim),
             Fault::Drain => {
                 self.forest.wait_exit(victim);
@@ -217,7 +248,7 @@ impl Bench {
         }
         self.forest.restart_masters();
         self.forest.shape();
-        if fault != Fault::Freeze {
+        if fault != Fault::Freeze && !self.for_good {
             self.subscribers[victim] = Subscriber::connect(self.forest.address(victim));
         }
     }
@@ -273,7 +304,7 @@ fn note_arrivals(mut reader: BufReader<TcpStream>, next_number: &AtomicU64, arri
     }
 }
 
-/// The number of an activity, found without reading the JSON: fifteen subscribers read a thousand a second each.
+/// The number of an activity, found without reading the JSON: all subscribers read a thousand a second each.
 fn number_in(line: &[u8]) -> Option<u64> {
     const FIELD: &[u8] = b"\"number\":";
     let start = line.windows(FIELD.len()).position(|window| window == FIELD)? + FIELD.len();
