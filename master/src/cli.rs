@@ -100,6 +100,12 @@ struct Users {
     /// The authority of etcd's certificates. With it etcd is reached over TLS
     #[arg(long = "users-ca", value_name = "FILE", requires = "members")]
     authority: Option<PathBuf>,
+    /// The certificate to show to etcd, if it wants one
+    #[arg(long = "users-cert", value_name = "FILE", requires_all = ["authority", "key"])]
+    certificate: Option<PathBuf>,
+    /// The key of --users-cert
+    #[arg(long = "users-key", value_name = "FILE", requires = "certificate")]
+    key: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -107,12 +113,12 @@ struct Members(Vec<String>);
 
 impl Users {
     fn settings(self) -> Result<Option<users::Settings>, String> {
-        let Self { members, prefix, login, password_file, authority } = self;
+        let Self { members, prefix, login, password_file, authority, certificate, key } = self;
         let Some(Members(members)) = members else { return Ok(None) };
         let password = password_file.map(|file| read_secret("--users-password-file", &file)).transpose()?;
         let login = login.zip(password.map(Secret::from));
         let tls = authority.map(|authority| arborcast_tls::Settings {
-            identity: None,
+            identity: certificate.zip(key).map(|(certificate, key)| arborcast_tls::Identity { certificate, key }),
             trust: arborcast_tls::Trust::Authority(authority),
             name: None,
         });

@@ -31,6 +31,9 @@ pub enum MasterError {
     /// The certificates for etcd can't be used.
     #[error("cannot reach etcd over TLS: {0}")]
     UsersTls(#[from] arborcast_tls::TlsError),
+    /// That certificates have changed could not be heard.
+    #[error("cannot take over SIGHUP: {0}")]
+    Hangups(io::Error),
     /// The descriptions of the services do not fit together: a bug in the build.
     #[error("cannot describe the services for reflection: {0}; this is a bug")]
     Reflection(#[from] tonic_reflection::server::Error),

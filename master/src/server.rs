@@ -95,7 +95,8 @@ where
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     let users = users
-        .map(|users| users.serve(authorizer.clone(), bounds.report_streams, reporter.clone(), &tasks, stop.clone()));
+        .map(|users| users.serve(authorizer.clone(), bounds.report_streams, reporter.clone(), &tasks, stop.clone()))
+        .transpose()?;
     let service =
         Service::new(Arc::clone(&registry), authorizer, tickets, newcomers, &bounds, tasks.clone(), stop.clone());
     let routes = routes(service, users)?.add_service(health_service.max_decoding_message_size(MAX_SMALL_MESSAGE));

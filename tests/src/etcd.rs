@@ -3,7 +3,7 @@
 use std::env;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -18,6 +18,8 @@ const ATTEMPTS: usize = 5;
 #[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
+    /// The folder of the certificates; plain without.
+    certificates: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -52,18 +54,32 @@ impl Etcd {
     /// When they don't.
     #[track_caller]
     pub fn start(members: usize) -> Self {
+        Self::start_with(members, None)
+    }
+
+    /// One member that is reached over TLS, with a certificate, and with those that `arborcast certs` has made there.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    #[track_caller]
+    pub fn start_over_tls(certificates: &Path) -> Self {
+        Self::start_with(1, Some(certificates))
+    }
+
+    #[track_caller]
+    fn start_with(members: usize, certificates: Option<&Path>) -> Self {
         for _ in 1..ATTEMPTS {
-            let mut etcd = Self::begin(members);
+            let mut etcd = Self::begin(members, certificates);
             if etcd.answers() {
                 return etcd;
             }
         }
-        let mut etcd = Self::begin(members);
+        let mut etcd = Self::begin(members, certificates);
         assert!(etcd.answers(), "etcd does not start");
         etcd
     }
 
-    fn begin(members: usize) -> Self {
+    fn begin(members: usize, certificates: Option<&Path>) -> Self {
         // All at once, so that they differ.
         let listeners: Vec<TcpListener> = (0..2 * members)
             .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there are ports left"))
@@ -77,7 +93,7 @@ impl Etcd {
             directory: tempfile::tempdir().expect("there is room"),
             process: None,
         });
-        let mut etcd = Self { members: members.collect() };
+        let mut etcd = Self { members: members.collect(), certificates: certificates.map(Path::to_owned) };
         drop(listeners);
         for member in 0..etcd.members.len() {
             etcd.start_member(member);
@@ -110,7 +126,8 @@ impl Etcd {
         let peers = peers.collect::<Vec<_>>().join(",");
         let member = &mut self.members[member];
         assert!(member.process.is_none(), "{} runs", member.name);
-        let client = format!("http://127.0.0.1:{}", member.client_port);
+        let scheme = if self.certificates.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://127.0.0.1:{}", member.client_port);
         let peer = format!("http://127.0.0.1:{}", member.peer_port);
         let mut command = Command::new("etcd");
         // Settings of this machine's own etcd are none of ours.
@@ -124,6 +141,10 @@ impl Etcd {
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
         command.args(["--initial-cluster", &peers, "--initial-cluster-state", "new"]);
+        if let Some(folder) = &self.certificates {
+            command.arg("--cert-file").arg(folder.join("node.pem")).arg("--key-file").arg(folder.join("node.key"));
+            command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(folder.join("ca.pem"));
+        }
         member.process = Some(Process::start_command(command.stdin(Stdio::null())));
     }
 
@@ -195,6 +216,10 @@ impl Etcd {
             self.members.iter().map(|member| format!("127.0.0.1:{}", member.client_port)).collect();
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints.join(","), "--command-timeout=2s"]);
+        if let Some(folder) = &self.certificates {
+            command.arg("--cacert").arg(folder.join("ca.pem"));
+            command.arg("--cert").arg(folder.join("node.pem")).arg("--key").arg(folder.join("node.key"));
+        }
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

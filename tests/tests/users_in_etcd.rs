@@ -15,7 +15,7 @@ use arborcast_tests::lines;
 use arborcast_tests::master::{Master, with_secret};
 use arborcast_tests::node::{NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
-use arborcast_tests::process::{Process, Signal, node_binary};
+use arborcast_tests::process::{Process, Signal, client_binary, master_binary, node_binary};
 use arborcast_tests::scrape;
 use arborcast_tests::wait::{self, PATIENCE};
 use tempfile::TempDir;
@@ -499,6 +499,15 @@ fn a_node_that_was_not_told_registers_nobody() {
     });
 }
 
+/// A master that reaches etcd, and its address.
+fn start_logging(flags: &[&str], filter: &str) -> (Process, String) {
+    let arguments = [&["-s", SECRET, "--listen", "127.0.0.1:0"], flags].concat();
+    let master = Process::start_logging(master_binary(), arguments, filter);
+    master.wait_for_stderr("users are kept in etcd");
+    let address = master.stdout_line_matching("address", |line| line.strip_prefix("listening on ").map(str::to_owned));
+    (master, address)
+}
+
 #[test]
 fn etcd_that_wants_a_password_gets_it_and_no_log_does() {
     if !etcd::is_installed() {
@@ -517,18 +526,40 @@ fn etcd_that_wants_a_password_gets_it_and_no_log_does() {
     let mut without = Master::start_with(listen, &["--users", &url]);
     without.process.wait_for_stderr("nobody can register");
     without.process.signal(Signal::SIGTERM);
-    let arguments = ["-s", SECRET, "--listen", "127.0.0.1:0", "--users", &url, "--users-login", "root"];
-    let arguments = arguments.iter().map(|text| (*text).to_owned());
-    let arguments = arguments.chain(["--users-password-file".to_owned(), file.display().to_string()]);
-    let master = Process::start_logging(arborcast_tests::process::master_binary(), arguments, "trace");
-    master.wait_for_stderr("users are kept in etcd");
-    let address = master.stdout_line_matching("address", |line| line.strip_prefix("listening on ").map(str::to_owned));
+    let file = file.display().to_string();
+    let (master, address) =
+        start_logging(&["--users", &url, "--users-login", "root", "--users-password-file", &file], "trace");
     let node = NodeBuilder::default().flag("--master", address).flag("--users", "masters").log("trace").start();
     registers(node.address(), "aaron", "SecretOfTheUser");
     for process in [&master, &node.process] {
         let log = process.stderr().join("\n");
         assert!(log.contains("TRACE") && !log.contains(PASSWORD) && !log.contains("SecretOfTheUser"));
     }
+}
+
+#[test]
+fn etcd_that_wants_certificates_is_shown_one() {
+    if !etcd::is_installed() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let mut made = Process::start(client_binary(), ["certs", folder.path().to_str().unwrap(), "127.0.0.1"]);
+    assert!(made.wait_exit(PATIENCE).success());
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let etcd = Etcd::start_over_tls(folder.path());
+    let (url, listen) = (etcd.url(), SocketAddr::from(([127, 0, 0, 1], 0)));
+    let authority = ["--users", &url, "--users-ca", &file("ca.pem")];
+    let (certificate, key) = (file("node.pem"), file("node.key"));
+
+    let without = Master::start_with(listen, &authority);
+    without.process.wait_for_stderr("nobody can register");
+    let identity = ["--users-cert", &certificate, "--users-key", &key];
+    let (mut master, address) = start_logging(&[&authority[..], &identity].concat(), "info");
+    let node = NodeBuilder::default().flag("--master", address).flag("--users", "masters").start();
+    registers(node.address(), "aaron", "sesame");
+    assert!(etcd.control(&["get", "/arborcast/users/aaron"]).contains("$argon2id$"));
+    master.signal(Signal::SIGHUP);
+    master.wait_for_stderr("certificates read again");
 }
 
 #[test]

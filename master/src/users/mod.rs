@@ -17,7 +17,7 @@ mod store;
 use std::sync::Arc;
 
 use arborcast_proto::wire::Secret;
-use arborcast_tls::Tls;
+use arborcast_tls::{Tls, hangups, reload_at};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -51,6 +51,7 @@ pub struct Settings {
 pub(crate) struct Users {
     store: Arc<Store>,
     metrics: Arc<Metrics>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Users {
@@ -65,7 +66,7 @@ impl Users {
         let etcd = Etcd::new(&members, login, tls.as_ref())?;
         let metrics = Arc::new(Metrics::default());
         let store = Arc::new(Store::new(etcd, Keys::new(prefix), Arc::clone(&metrics)));
-        Ok(Self { store, metrics })
+        Ok(Self { store, metrics, tls })
     }
 
     /// What is counted.
@@ -73,7 +74,11 @@ impl Users {
         Arc::clone(&self.metrics)
     }
 
-    /// The service; what it begins, `tasks` own until `stop`. So many nodes may watch at a time.
+    /// The service; what it begins, `tasks` own until `stop`. So many nodes may watch at a time. At SIGHUP the certificates
+    /// are read again.
+    ///
+    /// # Errors
+    /// When the operating system does not let go of SIGHUP.
     pub(crate) fn serve(
         self,
         authorizer: Authorizer,
@@ -81,9 +86,13 @@ impl Users {
         health: HealthReporter,
         tasks: &TaskTracker,
         stop: CancellationToken,
-    ) -> Service {
+    ) -> Result<Service, MasterError> {
+        if let Some(tls) = self.tls {
+            let reloads = reload_at(hangups().map_err(MasterError::Hangups)?, tls);
+            tasks.spawn(stop.clone().run_until_cancelled_owned(reloads));
+        }
         tasks.spawn(probe::run(Arc::clone(&self.store), Arc::clone(&self.metrics), health, stop.clone()));
         let watchers = Arc::new(Semaphore::new(watchers.min(Semaphore::MAX_PERMITS)));
-        Service::new(self.store, self.metrics, authorizer, watchers, tasks.clone(), stop)
+        Ok(Service::new(self.store, self.metrics, authorizer, watchers, tasks.clone(), stop))
     }
 }
