@@ -14,6 +14,9 @@ use crate::node::{SECRET, listening_port};
 use crate::process::{Process, master_binary};
 use crate::wait::PATIENCE;
 
+/// The longest answer that is read, in bytes: ten thousand servers are more than the usual 4 MiB.
+const MAX_ANSWER: usize = 64 << 20;
+
 /// A request with the secret of the cluster.
 ///
 /// # Panics
@@ -97,7 +100,7 @@ impl Master {
         &self,
         call: impl AsyncFnOnce(RegistryClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, String> {
-        self.ask_over(async |channel| call(RegistryClient::new(channel)).await)
+        self.ask_over(async |channel| call(RegistryClient::new(channel).max_decoding_message_size(MAX_ANSWER)).await)
     }
 
     /// Asks it as a keeper of users.

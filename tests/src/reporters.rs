@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arborcast_proto::registry::registry_client::RegistryClient;
@@ -9,6 +11,7 @@ use arborcast_proto::registry::{Advice, FragmentKey, NodeReport, NodeState};
 use futures_util::stream;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Streaming};
@@ -19,8 +22,8 @@ use crate::wait::PATIENCE;
 /// Streams over one connection; a master takes 128.
 const STREAMS: usize = 100;
 
-/// How often a node says again what it said last.
-const REPEAT: Duration = Duration::from_millis(500);
+/// How often a node says again what it said last: with each heartbeat.
+const REPEAT: Duration = Duration::from_millis(300);
 
 /// What is to be reported, and what was last.
 type Reporting = (mpsc::Receiver<NodeReport>, Option<NodeReport>);
@@ -30,8 +33,9 @@ pub struct Reporters {
     runtime: Runtime,
     master: SocketAddr,
     channel: Option<Channel>,
-    streams: BTreeMap<String, (mpsc::Sender<NodeReport>, Streaming<Advice>)>,
+    streams: BTreeMap<String, (mpsc::Sender<NodeReport>, AbortHandle)>,
     opened: usize,
+    advised: Arc<AtomicU64>,
 }
 
 impl Reporters {
@@ -39,7 +43,12 @@ impl Reporters {
     pub fn new(master: SocketAddr) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime can be made");
-        Self { runtime, master, channel: None, streams: BTreeMap::new(), opened: 0 }
+        Self { runtime, master, channel: None, streams: BTreeMap::new(), opened: 0, advised: Arc::default() }
+    }
+
+    /// How many pieces of advice they have got, all together.
+    pub fn advised(&self) -> u64 {
+        self.advised.load(Ordering::Relaxed)
     }
 
     /// Reports, over the stream of that node.
@@ -54,7 +63,9 @@ impl Reporters {
 
     /// Ends the stream of a node.
     pub fn end(&mut self, id: &str) {
-        self.streams.remove(id);
+        if let Some((_, advice)) = self.streams.remove(id) {
+            advice.abort();
+        }
     }
 
     fn open(&mut self, id: &str) {
@@ -73,7 +84,15 @@ impl Reporters {
             .insert("authorization", format!("Bearer {SECRET}").parse().expect("the secret is ASCII"));
         let answer = self.runtime.block_on(async { RegistryClient::new(channel).report(request).await });
         let advice = answer.expect("the master takes the stream").into_inner();
-        self.streams.insert(id.to_owned(), (reports, advice));
+        // Ended by hand, or with the runtime.
+        let reading = self.runtime.spawn(read(advice, Arc::clone(&self.advised))).abort_handle();
+        self.streams.insert(id.to_owned(), (reports, reading));
+    }
+}
+
+async fn read(mut advice: Streaming<Advice>, count: Arc<AtomicU64>) {
+    while let Ok(Some(_)) = advice.message().await {
+        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 

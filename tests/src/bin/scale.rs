@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::iter;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -12,13 +13,16 @@ use std::time::{Duration, Instant};
 
 use arborcast_tests::control::{self, Counts, Manner};
 use arborcast_tests::lines;
+use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
 use arborcast_tests::process::{Process, client_binary};
+use arborcast_tests::reporters::{Reporters, live};
 use arborcast_tests::tree::{Tree, wait_until_all_know_each_other};
 use arborcast_tests::wait;
 use clap::{Parser, ValueEnum};
 use memchr::memchr;
+use prost::Message as _;
 use serde_json::{Value, json};
 
 /// How long one case may take beyond what it is meant to.
@@ -26,6 +30,12 @@ const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What [`processor_seconds`] is counted in.
 const TICKS: f64 = 100.0;
+
+/// For how long a master is watched.
+const WATCHED: Duration = Duration::from_secs(10);
+
+/// Most children of a server, by default.
+const FAN_OUT: usize = 8;
 
 /// The servers' default heartbeat interval.
 const HEARTBEAT: Duration = Duration::from_millis(300);
@@ -60,6 +70,8 @@ enum Case {
     Control,
     /// The same of 50 processes
     ControlProcesses,
+    /// A master of 1,000 and of 10,000 servers
+    Master,
     /// Anonymous logins of 5,000 connections
     Logins,
     /// Logins and heartbeats beside a publisher at full speed
@@ -78,6 +90,7 @@ impl Case {
             Self::ReconnectStorm => reconnect_storm(clients(5_000)),
             Self::Control => control(control::simulated, "simulated", &[10, 50, 200]),
             Self::ControlProcesses => control(control::measured, "processes", &[50]),
+            Self::Master => [1_000, 10_000].into_iter().for_each(|servers| master(clients(servers))),
             Self::Logins => logins(clients(5_000)),
             Self::Fairness => fairness(),
         }
@@ -134,13 +147,13 @@ fn message_a_second(count: usize) {
         "| one activity a second to {count} clients, from publishing to reading | {} |\n\
          | server CPU for each of its deliveries, the logins included | {:.2} µs |",
         latency(&report),
-        processor_seconds(&node) * 1e6 / report["deliveries"].as_f64().unwrap(),
+        processor_seconds(&node.process) * 1e6 / report["deliveries"].as_f64().unwrap(),
     );
 }
 
 fn burst(count: usize) {
     let node = Node::start();
-    let before = processor_seconds(&node);
+    let before = processor_seconds(&node.process);
     let bench = Bench::start(&[node.address()], &format!("--subscribers {count} --count 20000"));
     let report = bench.report();
     println!(
@@ -150,7 +163,7 @@ fn burst(count: usize) {
         report["delivering_seconds"].as_f64().unwrap(),
         latency(&report),
         report["lost"],
-        (processor_seconds(&node) - before) * 1e6 / report["deliveries"].as_f64().unwrap(),
+        (processor_seconds(&node.process) - before) * 1e6 / report["deliveries"].as_f64().unwrap(),
     );
 }
 
@@ -202,6 +215,42 @@ fn control(count: impl Fn(usize, Manner) -> Counts, how: &str, sizes: &[usize]) 
             );
         }
     }
+}
+
+/// Servers played by the benchmark, which report what a tree of them would, with each heartbeat.
+fn master(count: usize) {
+    let master = Master::start();
+    let mut reporters = Reporters::new(master.address());
+    let began = Instant::now();
+    for place in 0..count {
+        let above = |place: &usize| place.checked_sub(1).map(|below_the_root| below_the_root / FAN_OUT);
+        let mut path: Vec<String> = iter::successors(Some(place), above).map(|place| format!("tree-{place}")).collect();
+        path.reverse();
+        reporters.report(live(&path.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    let came = began.elapsed();
+    // Reports of other servers, and what is told of them, come with a steady pace from now on.
+    thread::sleep(HEARTBEAT * 10);
+    let (processor, advised, since) = (processor_seconds(&master.process), reporters.advised(), Instant::now());
+    thread::sleep(WATCHED);
+    let watched = since.elapsed().as_secs_f64();
+    let busy = (processor_seconds(&master.process) - processor) / watched;
+    let advised = (reporters.advised() - advised) as f64 / watched;
+    let asked = Instant::now();
+    let topology = master.topology().expect("the master answers");
+    let answered = asked.elapsed();
+    println!(
+        "| a master of {count} servers, all of which came within {:.1} s | {:.0} reports and {advised:.0} pieces of advice a second: \
+         {:.0} % of a processor; {:.1} MiB |\n\
+         | its whole topology, asked for by gRPC | {} servers in {:.0} ms, {:.1} MiB |",
+        came.as_secs_f64(),
+        count as f64 / HEARTBEAT.as_secs_f64(),
+        100.0 * busy,
+        mebibytes(master.process.resident_bytes()),
+        topology.nodes.len(),
+        answered.as_secs_f64() * 1e3,
+        mebibytes(topology.encoded_len() as u64),
+    );
 }
 
 fn logins(count: usize) {
@@ -337,8 +386,8 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn processor_seconds(node: &Node) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", node.process.id())).expect("the server lives");
+fn processor_seconds(process: &Process) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).expect("the server lives");
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
     (fields[11].parse::<f64>().expect("a number") + fields[12].parse::<f64>().expect("a number")) / TICKS
 }
