@@ -1,13 +1,14 @@
 //! The command line of `arborcast-master`.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use arborcast_cli::Ended;
 use arborcast_cli::logging::LogFormat;
+use arborcast_cli::values::{can_travel_in_a_header, host_and_port, secret_in_file};
+use arborcast_cli::{Ended, Purpose};
 use arborcast_proto::wire::Secret;
+use arborcast_tls::Tls;
 use clap::Parser;
 
 use crate::settings::{Bounds, Settings};
@@ -25,19 +26,22 @@ Examples:
     grpcurl -plaintext localhost:7100 list
     grpcurl -plaintext localhost:7100 describe arborcast.registry.v1.Registry
     grpcurl -plaintext localhost:7100 arborcast.registry.v1.Registry/GetTopology
-    grpcurl -plaintext -d '{\"node_id\": \"tree1\"}' localhost:7100 arborcast.registry.v1.Registry/GetNode
+    grpcurl -plaintext -d '{\"node_id\": \"tree1\"}' \\
+      localhost:7100 arborcast.registry.v1.Registry/GetNode
     grpcurl -plaintext localhost:7100 arborcast.registry.v1.Registry/WatchTopology
     grpcurl -plaintext localhost:7100 grpc.health.v1.Health/Check
   Keep the users of the tree in etcd; nodes then need --users masters:
-    arborcast-master --secret-file /etc/arborcast/secret --users etcd://a.example.org:2379,b.example.org:2379
+    arborcast-master --secret-file /etc/arborcast/secret \\
+      --users etcd://a.example.org:2379,b.example.org:2379
   Ask a node to hand over and stop:
     grpcurl -plaintext -H 'authorization: Bearer SECRET' -d '{\"node_id\": \"tree1\"}' \\
       localhost:7100 arborcast.registry.v1.Registry/DrainNode
 
-On standard output come only `http on ADDRESS` with --http, and `listening on ADDRESS`; logs go to standard error, as much as RUST_LOG asks for (info if
-unset). SIGINT and SIGTERM close everything cleanly; a second one ends it at once.
-A master keeps nothing: started again, it knows the tree as soon as the nodes have reported, and says NOT_SERVING to
-health checks until --warm-up has passed.
+On standard output come only `http on ADDRESS` with --http, and `listening on ADDRESS`.
+Logs go to standard error, as much as RUST_LOG asks for (info if unset).
+SIGINT and SIGTERM close everything cleanly; a second one ends it at once. SIGHUP reads certificates again.
+A master keeps nothing: started again, it knows the tree as soon as the nodes have reported.
+Until --warm-up has passed it says NOT_SERVING to health checks.
 Exit codes: 0 stopped, 1 could not start, 2 unusable command line.";
 
 /// A registry of an arborcast tree: nodes report to it, and orphans ask it where to go. Run two of them.
@@ -115,7 +119,7 @@ impl Users {
     fn settings(self) -> Result<Option<users::Settings>, String> {
         let Self { members, prefix, login, password_file, authority, certificate, key } = self;
         let Some(Members(members)) = members else { return Ok(None) };
-        let password = password_file.map(|file| read_secret("--users-password-file", &file)).transpose()?;
+        let password = password_file.map(|file| secret_in_file("--users-password-file", &file)).transpose()?;
         let login = login.zip(password.map(Secret::from));
         let tls = authority.map(|authority| arborcast_tls::Settings {
             identity: certificate.zip(key).map(|(certificate, key)| arborcast_tls::Identity { certificate, key }),
@@ -154,27 +158,37 @@ impl Cli {
     /// What can't be used, and what is no reason to run, such as `--help`; its `exit` prints it to the right place with
     /// the right code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Ended> {
-        arborcast_cli::read(arguments, |parsed: arborcast_cli::Parsed<Self>| parsed.cli.check())
+        arborcast_cli::read(arguments, |parsed: arborcast_cli::Parsed<Self>| parsed.cli.check(parsed.purpose))
     }
 
-    fn check(self) -> Result<Parsed, clap::Error> {
+    fn check(self, purpose: Purpose) -> Result<Parsed, clap::Error> {
         let secret = match (self.secret_file, self.secret) {
-            (Some(file), _) => read_secret("--secret-file", &file).map_err(|why| unusable(&why))?,
+            (Some(file), _) => secret_in_file("--secret-file", &file).map_err(|why| unusable(&why))?,
             (None, Some(secret)) => secret,
-            (None, None) => return Err(unusable("the cluster's secret is needed: give it with -s or --secret-file")),
+            (None, None) => {
+                return Err(unusable(
+                    "the cluster's secret is needed: give it with --secret-file, ARBORCAST_SECRET or -s",
+                ));
+            }
         };
         if secret.is_empty() {
-            return Err(unusable("the secret is empty: give the cluster's with -s or --secret-file"));
+            return Err(unusable("the secret is empty: give the cluster's with --secret-file, ARBORCAST_SECRET or -s"));
         }
-        if secret.contains(char::is_control) {
-            return Err(unusable("the secret has a control character, which a gRPC call can't carry"));
-        }
+        can_travel_in_a_header(&secret).map_err(|why| unusable(&why))?;
         let defaults = Settings::new(Secret::from(secret));
         let bounds = bounds_for(usize::try_from(self.max_nodes).unwrap_or(usize::MAX));
         let users = self.users.settings().map_err(|why| unusable(&why))?;
         let settings = Settings { warm_up: self.warm_up, balances: !self.no_balance, users, bounds, ..defaults };
         let (host, port) = self.listen;
         let tls = self.tls.settings(None);
+        if tls.as_ref().is_some_and(|tls| tls.identity.is_none()) {
+            return Err(unusable("--tls-ca needs --tls-cert and --tls-key: without them a master takes no TLS"));
+        }
+        if purpose == Purpose::Check {
+            for tls in tls.iter().chain(settings.users.iter().filter_map(|users| users.tls.as_ref())) {
+                Tls::load(tls.clone()).map_err(|error| unusable(&error.to_string()))?;
+            }
+        }
         let (http, peer_pages) = (self.http, self.peer_page);
         Ok(Parsed {
             host,
@@ -199,16 +213,6 @@ fn bounds_for(nodes: usize) -> Bounds {
         report_streams: nodes.saturating_add(1_000),
         ..defaults
     }
-}
-
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = text.rsplit_once(':').ok_or("a host, a colon and a port, such as 127.0.0.1:7100")?;
-    let port = port.parse().map_err(|_| format!("`{port}` is no port: a number from 0 to 65535"))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if host.is_empty() || (bare.is_none() && host.contains(':')) {
-        return Err("a host, a colon and a port, such as 127.0.0.1:7100, or [::1]:7100".into());
-    }
-    Ok((bare.unwrap_or(host).to_owned(), port))
 }
 
 fn page_url(text: &str) -> Result<String, String> {
@@ -239,15 +243,6 @@ fn prefix(text: &str) -> Result<String, String> {
         return Err("a prefix is 1 to 256 bytes of text".into());
     }
     Ok(if text.ends_with('/') { text.to_owned() } else { format!("{text}/") })
-}
-
-fn read_secret(flag: &str, file: &PathBuf) -> Result<String, String> {
-    let text = fs::read_to_string(file).map_err(|error| format!("cannot read {flag} {}: {error}", file.display()))?;
-    let secret = text.trim_end_matches(['\n', '\r']);
-    if secret.is_empty() {
-        return Err(format!("{flag} {} is empty: write the secret into it", file.display()));
-    }
-    Ok(secret.to_owned())
 }
 
 fn unusable(why: &str) -> clap::Error {
@@ -295,6 +290,10 @@ mod tests {
             ("-s x --listen h:70000", "70000"),
             ("-s x --listen ::1:7100", "[::1]:7100"),
             ("-s x --listen :7100", "127.0.0.1:7100"),
+            ("-s grün", "ASCII"),
+            ("-s x --tls-ca /nowhere", "--tls-cert"),
+            ("-s x --check-config --tls-cert /nowhere/at/all --tls-key /nowhere", "/nowhere/at/all"),
+            ("-s x --check-config --users etcd://a --users-ca /nowhere/at/all", "/nowhere/at/all"),
             ("-s x --warm-up soon", "soon"),
             ("-s x --warm-up 2h", "1m"),
             ("-s x --max-nodes 0", "0"),

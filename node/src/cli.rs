@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use arborcast_cli::logging::LogFormat;
+use arborcast_cli::values::{can_travel_in_a_header, host_and_port, secret_in_file};
 use arborcast_cli::{Ended, Purpose};
 use arborcast_core::{Config, Extensions};
+use arborcast_proto::wire::relay::MAX_ORIGIN_ID;
 use arborcast_proto::wire::{Secret, limits};
+use arborcast_tls::Tls;
 use clap::{Parser, Subcommand, ValueEnum};
 use rand::distr::{Alphanumeric, SampleString as _};
 
@@ -28,14 +31,25 @@ Examples:
     arborcast-node -lp 3781 -rh localhost -rp 3780 -s SECRET
     arborcast-node -lp 3782 -rh localhost -rp 3780 -s SECRET
   One of a tree whose masters keep the users, in etcd:
-    arborcast-node -lh tree1.example.org --secret-file FILE --data-dir DIR --master a.example.org:7100 --users masters
+    arborcast-node -lh tree1.example.org --secret-file FILE --data-dir DIR \\
+      --master a.example.org:7100 --users masters
   Bring the users that a node has kept so far to these masters, while that node is stopped:
     arborcast-node --secret-file FILE --data-dir DIR --master a.example.org:7100 import-users
 
 -lh, -lp, -rh and -rp are short for the long names below.
-On standard output come only the secret, if one was made, `http on ADDRESS` with --http, and `listening on ADDRESS`;
-logs go to standard error, as much as RUST_LOG asks for (info if unset). SIGINT and SIGTERM close everything cleanly.
-Exit codes: 0 stopped, 1 could not start or lost its parent before it joined, 2 unusable command line.";
+On standard output come only the secret, if one was made, `http on ADDRESS` with --http, and
+`listening on ADDRESS`. Logs go to standard error, as much as RUST_LOG asks for (info if unset).
+SIGINT and SIGTERM close everything cleanly; a second one ends it at once. SIGHUP reads certificates again.
+Exit codes: 0 stopped, 1 could not start or lost its parent before it joined, 2 unusable command line; those of
+import-users are in its own --help.";
+
+const IMPORT_HELP: &str = "\
+Flags stand before `import-users`.
+
+Example:
+  arborcast-node --secret-file FILE --data-dir DIR --master a.example.org:7100 import-users
+
+Exit codes: 0 all are there, 1 not all could be brought, 2 unusable command line, 3 some names are others'.";
 
 /// Where names are registered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -50,7 +64,11 @@ enum Registrar {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring the users of --data-dir to the masters, say which names are others' there, and end. No node may be using
-    /// the directory. Can be repeated. Exit codes: 0 all are there, 1 not all could be brought, 3 some names are others'
+    /// the directory. Can be repeated
+    #[command(
+        override_usage = "arborcast-node --master HOST:PORT --secret-file FILE --data-dir DIR import-users",
+        after_help = IMPORT_HELP
+    )]
     ImportUsers,
 }
 
@@ -85,7 +103,7 @@ pub struct Cli {
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<IpAddr>,
     /// What this server calls itself; unique in the tree. Random if not given
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = node_id)]
     id: Option<String>,
     /// Longest line in bytes
     #[arg(long, value_name = "BYTES", default_value_t = limits::DEFAULT_MAX_LINE, value_parser = max_line)]
@@ -103,7 +121,7 @@ pub struct Cli {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = humantime::parse_duration)]
     login_timeout: Duration,
     /// Where to answer /metrics, /healthz and /readyz over HTTP; port 0 takes any free one. Nowhere if not given
-    #[arg(long, value_name = "HOST:PORT", value_parser = http_address)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     http: Option<(String, u16)>,
     #[command(flatten)]
     tls: arborcast_tls::Args,
@@ -156,14 +174,13 @@ fn master_address(text: &str) -> Result<String, String> {
     if is_right { Ok(text.to_owned()) } else { Err(format!("{text} is not HOST:PORT")) }
 }
 
-fn http_address(text: &str) -> Result<(String, u16), String> {
-    let (host, port) = text.rsplit_once(':').ok_or("a host, a colon and a port, such as 127.0.0.1:9780")?;
-    let port = port.parse().map_err(|_| format!("`{port}` is no port: a number from 0 to 65535"))?;
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    if host.is_empty() || (bare.is_none() && host.contains(':')) {
-        return Err("a host, a colon and a port, such as 127.0.0.1:9780, or [::1]:9780".into());
+/// What others, masters among them, take for an id.
+fn node_id(text: &str) -> Result<String, String> {
+    if (1..=MAX_ORIGIN_ID).contains(&text.len()) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("an id has 1 to {MAX_ORIGIN_ID} bytes"))
     }
-    Ok((bare.unwrap_or(host).to_owned(), port))
 }
 
 fn max_line(text: &str) -> Result<usize, String> {
@@ -199,11 +216,13 @@ impl Cli {
     fn check(self, purpose: Purpose) -> Result<Parsed, clap::Error> {
         let given = match &self.secret_file {
             None => self.secret.clone(),
-            Some(file) => Some(read_secret(file).map_err(|why| unusable(&why))?),
+            Some(file) => Some(secret_in_file("--secret-file", file).map_err(|why| unusable(&why))?),
         };
         let parent = self.remote_hostname.clone().map(|host| (host, self.remote_port));
         if parent.is_some() && given.is_none() {
-            return Err(unusable("-rh needs the secret of the tree to join: give it with -s or --secret-file"));
+            return Err(unusable(
+                "-rh needs the secret of the tree to join: give it with --secret-file, ARBORCAST_SECRET or -s",
+            ));
         }
         let made_secret = given.is_none().then(|| Secret::from(random_text(24)));
         let secret = given.map(Secret::from).or_else(|| made_secret.clone()).unwrap_or_else(|| "".into());
@@ -225,8 +244,8 @@ impl Cli {
         if imports_users && (self.master.is_empty() || self.data_dir.is_none() || made_secret.is_some()) {
             return Err(unusable("import-users needs --master, --data-dir and the tree's secret, before it"));
         }
-        if given_is_unprintable(&secret) && is_extended {
-            return Err(unusable("with masters the secret must be printable ASCII, since it travels in a header"));
+        if is_extended {
+            can_travel_in_a_header(secret.expose()).map_err(|why| unusable(&why))?;
         }
         // An import is no run of a node.
         let purpose = if imports_users { Purpose::Check } else { purpose };
@@ -236,7 +255,7 @@ impl Cli {
         let memory = memory.unwrap_or_default();
         let id = self.id.or_else(|| Some(memory.id).filter(|id| !id.is_empty())).unwrap_or_else(|| random_text(20));
         // A later run has a larger one, as long as the clock goes forward; with a data directory always.
-        let incarnation = milliseconds_since_1970().max(memory.incarnation + 1);
+        let incarnation = milliseconds_since_1970().max(memory.incarnation.saturating_add(1));
         if let Some(path) = path.as_ref().filter(|_| purpose == Purpose::Run) {
             let memory = Memory { id: id.clone(), incarnation, servers: memory.servers.clone() };
             memory.save(path).map_err(|error| unusable(&format!("cannot write {}: {error}", path.display())))?;
@@ -264,6 +283,9 @@ impl Cli {
         // A node that speaks the extensions dials when the core asks for it.
         let parent = parent.filter(|_| !is_extended);
         let tls = self.tls.settings(Some(self.local_hostname.clone()));
+        if purpose == Purpose::Check {
+            tls.clone().map(Tls::load).transpose().map_err(|error| unusable(&error.to_string()))?;
+        }
         let core = Config {
             extensions,
             announce_interval: Duration::from_millis(self.activity_interval),
@@ -320,16 +342,6 @@ fn one_dash_to_long(argument: OsString) -> OsString {
     value.map_or_else(|| long.into(), |value| format!("{long}={value}").into())
 }
 
-fn read_secret(file: &PathBuf) -> Result<String, String> {
-    let text =
-        fs::read_to_string(file).map_err(|error| format!("cannot read --secret-file {}: {error}", file.display()))?;
-    let secret = text.trim_end_matches(['\n', '\r']);
-    if secret.is_empty() {
-        return Err(format!("--secret-file {} is empty: write the tree's secret into it", file.display()));
-    }
-    Ok(secret.to_owned())
-}
-
 /// The memory of the run before, and where it is kept.
 fn remember(directory: &Path, purpose: Purpose) -> Result<(PathBuf, Memory), String> {
     let path = Memory::path(directory);
@@ -340,10 +352,6 @@ fn remember(directory: &Path, purpose: Purpose) -> Result<(PathBuf, Memory), Str
     let memory = Memory::load(&path)
         .map_err(|error| format!("cannot use {}: {error}; remove it, or give another --data-dir", path.display()))?;
     Ok((path, memory))
-}
-
-fn given_is_unprintable(secret: &Secret) -> bool {
-    !secret.expose().bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())
 }
 
 fn unusable(why: &str) -> clap::Error {
@@ -403,6 +411,8 @@ mod tests {
             ("--login-timeout soon", "soon"),
             ("--frobnicate", "--frobnicate"),
             ("--secret-file /nowhere/at/all -lp 1", "/nowhere/at/all"),
+            ("-s x --id=", "128"),
+            ("-s x --check-config --tls-cert /nowhere/at/all --tls-key /nowhere", "/nowhere/at/all"),
             ("-s x --extended --require-tickets", "--master"),
             ("-s x --extended --prefer-parent", "--remote-hostname"),
             ("-s x -rh there --prefer-parent", "--extended"),

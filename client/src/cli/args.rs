@@ -14,11 +14,12 @@ use super::failure::Failure;
 
 /// The options that every command takes.
 #[derive(clap::Args)]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct Args {
     /// Who to log in as; without it anonymous.
     #[arg(short, long, global = true, value_name = "NAME")]
     pub(crate) username: Option<String>,
-    /// The user's secret. Other users of this machine may see it in the list of processes; --secret-file and the
+    /// The user's secret; for `rebalance` that of the tree. Other users of this machine may see it in the list of processes; --secret-file and the
     /// environment variable ARBORCAST_SECRET do not show it.
     #[arg(short, long, global = true, env = "ARBORCAST_SECRET", hide_env_values = true)]
     secret: Option<Secret>,
@@ -36,7 +37,7 @@ pub(crate) struct Args {
     /// for each; the port is 7100 where none is named.
     #[arg(long, global = true, value_name = "HOST:PORT", env = "ARBORCAST_MASTERS", value_delimiter = ',')]
     master: Vec<String>,
-    /// Connect over TLS, to servers whose certificates are from an authority that the operating system trusts.
+    /// Connect over TLS, to servers and masters whose certificates are from an authority that the operating system trusts.
     #[arg(long = "tls", global = true)]
     use_tls: bool,
     /// Connect over TLS, to servers whose certificates are from the authority in this file of PEM; and to masters.

@@ -108,25 +108,25 @@ impl Failure {
     pub(crate) fn report(&self) -> ExitCode {
         say(self);
         ExitCode::from(match self {
-            Self::BadAddress(_)
+            Self::BadActivity { .. }
+            | Self::BadAddress(_)
             | Self::BadBench { .. }
+            | Self::EmptySecretFile { .. }
             | Self::NoClusterSecret
             | Self::NoSecret { .. }
             | Self::NoTerminal
             | Self::NoUsername
             | Self::NowhereToLook
+            | Self::SecretFile { .. }
             | Self::TopNeedsTerminal => 2,
             Self::BenchInterrupted { exit_code } | Self::Interrupted { exit_code, .. } => *exit_code,
             Self::Unreliable { .. } => 3,
-            Self::BadActivity { .. }
-            | Self::BadLine { .. }
+            Self::BadLine { .. }
             | Self::Bench(_)
-            | Self::EmptySecretFile { .. }
             | Self::Input(_)
             | Self::NoMaster { .. }
             | Self::Output(_)
             | Self::Runtime(_)
-            | Self::SecretFile { .. }
             | Self::Session(_)
             | Self::Terminal(_)
             | Self::NobodyAnswers { .. }

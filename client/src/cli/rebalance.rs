@@ -15,6 +15,7 @@ use tonic::{Request, Status};
 use super::args::Args;
 use super::failure::Failure;
 use super::output::say;
+use super::top::masters::words;
 
 /// How long connecting to a master may take, and its answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -24,16 +25,15 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) async fn run(args: &Args, dry_run: bool) -> Result<(), Failure> {
     let masters = args.servers()?.masters;
     let secret = if dry_run { None } else { Some(args.cluster_secret()?) };
-    let mut failure = Failure::NoMaster { reason: "give one with --master HOST:PORT".to_owned() };
+    let mut reasons = Vec::new();
     for master in masters {
         match ask(&master, args.tls.as_ref(), secret.as_ref()).await {
             Ok(answer) => return show(&master, &answer, dry_run),
-            Err(status) => {
-                failure = Failure::NoMaster { reason: format!("{master} says: {}", status.message()) };
-            }
+            Err(status) => reasons.push(format!("{master}: {}", words(&status))),
         }
     }
-    Err(failure)
+    let reason = if reasons.is_empty() { "give one with --master HOST:PORT".to_owned() } else { reasons.join("; ") };
+    Err(Failure::NoMaster { reason })
 }
 
 async fn ask(master: &Address, tls: Option<&Arc<Tls>>, secret: Option<&Secret>) -> Result<RebalanceResponse, Status> {

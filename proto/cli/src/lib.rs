@@ -10,6 +10,7 @@
 //! - `printed`: the configuration that came out, secrets masked.
 //! - [`logging`]: the log of the servers.
 //! - [`open_files`]: how many connections they may have.
+//! - [`values`]: what node and master read in the same way.
 
 mod environment;
 mod file;
@@ -17,6 +18,7 @@ mod layers;
 pub mod logging;
 pub mod open_files;
 mod printed;
+pub mod values;
 
 use std::ffi::OsString;
 use std::fmt::{self, Display, Formatter};

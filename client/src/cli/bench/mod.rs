@@ -57,20 +57,27 @@ const MAX_STRAGGLERS: Duration = Duration::from_secs(60);
 
 pub(crate) const EXAMPLES: &str = "\
 Every client is a connection of its own; they take the servers given with -rh in turns, follow redirections, and go on at \
-another server when theirs is lost. With --master and no -rh each asks a master where to go. A line a second on standard error says how far it is, the result goes to standard \
-output. Latency is from publishing to reading; with --rate, what a server held up counts from when it was due. The longest \
-silence is the longest time in which a subscriber got nothing: kill a server meanwhile, and it says what that cost. \
-Publishers receive everything as well, as every client does; what they receive is not counted.
+another server when theirs is lost. With --master and no -rh each asks a master where to go. A line a second on standard \
+error says how far it is, the result goes to standard output. Latency is from publishing to reading; with --rate, what a \
+server held up counts from when it was due. The longest silence is the longest time in which a subscriber got nothing: kill \
+a server meanwhile, and it says what that cost. Publishers receive everything as well, as every client does; what they \
+receive is not counted.
 
 Other people at these servers get everything that is published.
 
 Examples:
-  arborcast bench                                              one publisher, ten subscribers, as much as possible, 10 s
-  arborcast bench --subscribers 50 --rate 2000 --duration 30s  latency at a given rate
-  arborcast bench -rh tree1.example -rh tree2.example:4000 --publishers 3 --subscribers 99
-  arborcast bench --master a.example:7100 --master b.example:7101 --publishers 0 --subscribers 1000     a surge
-  arborcast bench --acknowledged --count 100000 --json | jq .latency_microseconds.p99
-  arborcast bench --publishers 0 --subscribers 5000 --duration 1m     idle connections
+  As much as possible, for ten seconds:
+    arborcast bench --subscribers 100
+  Latency at a given rate:
+    arborcast bench --subscribers 50 --rate 2000 --duration 30s
+  Several servers:
+    arborcast bench -rh tree1.example -rh tree2.example:4000 --publishers 3 --subscribers 99
+  A surge of clients, each of which asks a master:
+    arborcast bench --master a.example:7100 --publishers 0 --subscribers 1000
+  Acknowledged, for programs:
+    arborcast bench --acknowledged --count 100000 --json | jq .latency_microseconds.p99
+  Idle connections:
+    arborcast bench --publishers 0 --subscribers 5000 --duration 1m
 
 Exit codes: 0 everything arrived once and in order, 1 it could not be measured, 2 wrong usage, 3 something was lost, \
 doubled or out of order, 130 interrupted (the result so far is printed).";

@@ -108,7 +108,7 @@ async fn in_time<T>(call: impl Future<Output = Result<T, Status>>) -> Result<T, 
 }
 
 /// What went wrong, without what it is wrapped in.
-fn words(status: &Status) -> String {
+pub(in crate::cli) fn words(status: &Status) -> String {
     if status.source().is_some() || status.message().is_empty() {
         innermost(status)
     } else {

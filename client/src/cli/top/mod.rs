@@ -8,7 +8,7 @@
 //! This file has the loop between these, the terminal and the clock.
 
 mod history;
-mod masters;
+pub(in crate::cli) mod masters;
 mod metrics;
 mod model;
 mod node;
