@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use arborcast_tests::lines;
+use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder, SECRET, listening_port};
 use arborcast_tests::peer::Peer;
 use arborcast_tests::process::{Process, Signal, client_binary, master_binary};
@@ -285,6 +286,24 @@ fn certificates_are_read_again_without_dropping_anybody() {
         code => Err(format!("{code:?}")),
     });
     assert_exits(listener, 0);
+}
+
+/// Whoever reloads all services must not end those that have no certificates.
+#[test]
+fn without_certificates_a_hangup_ends_nobody() {
+    let mut node = Node::start();
+    let mut master = Master::start();
+    node.process.signal(Signal::SIGHUP);
+    master.process.signal(Signal::SIGHUP);
+    // It has come before this is answered, or it ends what should answer.
+    assert!(master.topology().is_ok());
+    let mut client = Peer::connect(node.address());
+    client.send(lines::login_anonymously());
+    assert_eq!(client.next_line().command(), "LOGIN_SUCCESS");
+    for process in [&mut node.process, &mut master.process] {
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait_exit(PATIENCE).code(), Some(0));
+    }
 }
 
 /// The same at a master: the streams of its nodes stand, and who comes later sees the new certificate.
