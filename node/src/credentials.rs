@@ -29,15 +29,20 @@ const MAX_WORKERS: usize = 8;
 pub(crate) enum Job {
     /// Make a hash.
     Hash { task: TaskId, secret: Secret },
-    /// Compare with a hash.
-    Verify { task: TaskId, secret: Secret, hash: String },
+    /// Compare with a hash, unless nobody waits for the answer any more.
+    Verify { task: TaskId, secret: Secret, hash: String, forgotten: CancellationToken },
 }
 
 impl Job {
     fn run(self) -> Event {
         match self {
             Self::Hash { task, secret } => Event::SecretHashed { task, hash: hash(&secret) },
-            Self::Verify { task, secret, hash } => Event::SecretVerified { task, is_right: is_right(&secret, &hash) },
+            Self::Verify { task, forgotten, .. } if forgotten.is_cancelled() => {
+                Event::SecretVerified { task, verdict: None }
+            }
+            Self::Verify { task, secret, hash, .. } => {
+                Event::SecretVerified { task, verdict: Some(is_right(&secret, &hash)) }
+            }
         }
     }
 
@@ -45,7 +50,7 @@ impl Job {
     pub(crate) fn refused(self) -> Event {
         match self {
             Self::Hash { task, .. } => Event::SecretHashed { task, hash: None },
-            Self::Verify { task, .. } => Event::SecretVerified { task, is_right: false },
+            Self::Verify { task, .. } => Event::SecretVerified { task, verdict: None },
         }
     }
 }

@@ -94,7 +94,7 @@ async fn bring(
     let all = users.len();
     let mut outcomes = stream::iter(users)
         .map(|user| async move {
-            let outcome = register(masters, &user, PATIENCE).await;
+            let outcome = register(masters, &user, Instant::now() + PATIENCE).await;
             (user, outcome)
         })
         .buffer_unordered(AT_ONCE);

@@ -13,7 +13,7 @@ use arborcast_proto::users::watch_response::Kind;
 use arborcast_proto::users::{Added, Outcome, Position, RegisterRequest, User, VerifyRequest, WatchRequest, Whole};
 use arborcast_proto::wire::UserRecord;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Code, Status};
@@ -75,9 +75,10 @@ impl Users {
     pub(crate) fn register(&self, record: UserRecord) {
         let (masters, calls) = (Arc::clone(&self.masters), Arc::clone(&self.registrations));
         self.answer(async move {
-            let turn = timeout(REGISTER_TIMEOUT, calls.acquire()).await;
+            let deadline = Instant::now() + REGISTER_TIMEOUT;
+            let turn = timeout_at(deadline, calls.acquire()).await;
             let outcome = match turn {
-                Ok(_turn) => register(&masters, &record, REGISTER_TIMEOUT).await,
+                Ok(_turn) => register(&masters, &record, deadline).await,
                 Err(_elapsed) => AtMasters::Unknown("too many registrations wait for the masters".to_owned()),
             };
             Event::UserRegistered { record, outcome }
@@ -115,17 +116,13 @@ fn in_turn(masters: &[Client]) -> Vec<&Client> {
 }
 
 /// Registers a user at one master after the other, until one says whose the name is, or the time is over.
-pub(crate) async fn register(masters: &[Client], user: &UserRecord, patience: Duration) -> AtMasters {
-    let deadline = Instant::now() + patience;
+pub(crate) async fn register(masters: &[Client], user: &UserRecord, deadline: Instant) -> AtMasters {
     let mut why = "no master can be reached".to_owned();
     let mut rounds = 0;
-    loop {
+    while Instant::now() < deadline {
         for master in in_turn(masters) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return AtMasters::Unknown(why);
-            }
-            match timeout(left.min(CALL_TIMEOUT), register_at(master, user.clone())).await {
+            let until = deadline.min(Instant::now() + CALL_TIMEOUT);
+            match timeout_at(until, register_at(master, user.clone())).await {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(status)) => {
                     debug!(master = master.address(), %status, "a master did not register a user");
@@ -137,9 +134,10 @@ pub(crate) async fn register(masters: &[Client], user: &UserRecord, patience: Du
                 Err(_elapsed) => debug!(master = master.address(), "a master does not answer in time"),
             }
         }
-        sleep(pause(rounds).min(deadline.saturating_duration_since(Instant::now()))).await;
+        sleep_until(deadline.min(Instant::now() + pause(rounds))).await;
         rounds += 1;
     }
+    AtMasters::Unknown(why)
 }
 
 async fn register_at(master: &Client, user: UserRecord) -> Result<AtMasters, Status> {

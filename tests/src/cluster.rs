@@ -1155,7 +1155,7 @@ impl Cluster {
                 self.answer(server, Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
             }
             Action::VerifySecret { task, secret, hash } => {
-                self.answer(server, Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+                self.answer(server, Event::SecretVerified { task, verdict: Some(fake_hash(&secret) == hash) });
             }
             Action::WriteUsers { write, changes } => {
                 let error = self.servers[server].is_disk_full.then(|| "no space left".to_owned());
@@ -1173,6 +1173,8 @@ impl Cluster {
                 self.answer(server, Event::UserLookedUp { task, user });
             }
             Action::Drained => self.end(server),
+            // Answers are given at once here.
+            Action::Forget { .. } => {}
             Action::GiveUp(why) => {
                 let entry = &mut self.servers[server];
                 assert!(entry.config.extensions.is_none(), "server {server} gives up: {why:?}");

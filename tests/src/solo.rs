@@ -80,7 +80,7 @@ impl Solo {
                     self.handle(Event::SecretHashed { task, hash: Some(fake_hash(&secret)) });
                 }
                 Action::VerifySecret { task, secret, hash } => {
-                    self.handle(Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+                    self.handle(Event::SecretVerified { task, verdict: Some(fake_hash(&secret) == hash) });
                 }
                 Action::RegisterUser { record } => self.registrations.push_back(record),
                 Action::LookUpUser { task, username } => self.lookups.push_back((task, username)),

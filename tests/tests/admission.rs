@@ -253,7 +253,7 @@ impl Character for Forger {
     }
 }
 
-/// N8: where no ticket is needed, a client goes on without the one that was refused.
+/// V8: where no ticket is needed, a client goes on without the one that was refused.
 #[test]
 fn a_ticket_that_is_refused_keeps_a_client_out_only_where_one_is_needed() {
     let send = |forger: &FakeMaster| {

@@ -22,6 +22,8 @@ struct Core {
     sent: Vec<(ConnectionId, Value)>,
     /// How many secrets were compared with a hash.
     verified: u64,
+    /// No secret can be verified.
+    is_busy: bool,
 }
 
 impl Core {
@@ -35,7 +37,8 @@ impl Core {
         config.extensions = Some(extensions);
         change(&mut config);
         let now = Instant::now();
-        let mut core = Self { node: Node::new(config, now), now, connections: 0, sent: Vec::new(), verified: 0 };
+        let node = Node::new(config, now);
+        let mut core = Self { node, now, connections: 0, sent: Vec::new(), verified: 0, is_busy: false };
         core.look_in_vain();
         core
     }
@@ -59,7 +62,8 @@ impl Core {
                 }
                 Action::VerifySecret { task, secret, hash } => {
                     self.verified += 1;
-                    self.handle(Event::SecretVerified { task, is_right: fake_hash(&secret) == hash });
+                    let verdict = (!self.is_busy).then(|| fake_hash(&secret) == hash);
+                    self.handle(Event::SecretVerified { task, verdict });
                 }
                 _ => {}
             }
@@ -168,6 +172,10 @@ fn denied(username: &str, registration: &Value, why: &str) -> Value {
 
 fn abort(username: &str, registration: &Value) -> Value {
     json!({"command": "USER_ABORT", "registration": registration, "username": username})
+}
+
+fn taken_back(username: &str, registration: &Value) -> Value {
+    json!({"command": "USER_ABORT", "registration": registration, "username": username, "committed": true})
 }
 
 fn user(username: &str, secret: &str, registration: &Value) -> Value {
@@ -513,7 +521,7 @@ fn a_registration_of_a_plain_neighbour_goes_through_the_tree() {
     core.sent.clear();
 
     core.receive_line(plain, &lines::lock_denied("aaron", "s"));
-    assert_eq!(core.only(inside), abort("aaron", &asked));
+    assert_eq!(core.only(inside), taken_back("aaron", &asked));
     assert_eq!(core.names(), Vec::<String>::new());
 
     // Silence for long enough is agreement; after that it can't be taken back.
@@ -530,6 +538,64 @@ fn a_registration_of_a_plain_neighbour_goes_through_the_tree() {
     assert_eq!(core.names(), ["berta"]);
 }
 
+/// U6, U8c: an asker that gave up, and an abort of it that has crossed a commit that came another way, take no name from
+/// anybody; only a plain tree takes back what was committed.
+#[test]
+fn an_abort_that_comes_late_removes_nobody() {
+    let mut core = Core::new();
+    let (left, right) = (core.extended("n2"), core.extended("n3"));
+    let theirs = registration(NOW, "n9");
+    core.receive(left, &json!({"command": "USER_COMMIT", "user": user("aaron", "s", &theirs)}));
+    core.sent.clear();
+    core.receive(left, &abort("aaron", &theirs));
+    core.nothing(right);
+    assert!(core.can_log_in("aaron", "s"));
+    core.receive(left, &taken_back("aaron", &theirs));
+    assert_eq!(core.only(right), taken_back("aaron", &theirs));
+    assert_eq!(core.names(), Vec::<String>::new());
+}
+
+/// Where too many secrets wait to be verified, nobody is told that theirs is wrong, and nobody's session ends.
+#[test]
+fn a_secret_that_can_not_be_verified_is_not_called_wrong() {
+    let mut core = Core::new();
+    let (inside, plain) = (core.extended("n2"), core.plain("p1"));
+    let late = registration(NOW, "n9");
+    core.receive(inside, &json!({"command": "USER_COMMIT", "user": user("aaron", "s", &late)}));
+    core.sent.clear();
+    core.is_busy = true;
+    let client = core.connect();
+    core.receive_line(client, &lines::login("aaron", "s"));
+    let answer = core.only(client);
+    assert_eq!(answer["command"], "LOGIN_FAILED");
+    assert!(answer["info"].as_str().unwrap().contains("too many logins"), "{answer}");
+
+    // A session whose name has another registration now, and somebody who registers it in the plain tree.
+    core.is_busy = false;
+    let session = core.connect();
+    core.receive_line(session, &lines::login("aaron", "s"));
+    core.sent.clear();
+    core.is_busy = true;
+    let early = registration(NOW - 1, "n8");
+    core.receive(inside, &json!({"command": "USER_COMMIT", "user": user("aaron", "u", &early)}));
+    core.nothing(session);
+    core.sent.clear();
+    core.receive_line(plain, &lines::lock_request("aaron", "s"));
+    core.nothing(plain);
+}
+
+/// U1: when a name was registered is told by what the clock shows then.
+#[test]
+fn a_clock_that_is_set_counts_from_then_on() {
+    let mut core = Core::new();
+    let link = core.extended("n2");
+    core.handle(Event::ClockRead { milliseconds_since_1970: NOW + 86_400_000 * 3 });
+    let client = core.connect();
+    core.receive_line(client, &lines::register("aaron", "s"));
+    let at = core.only(link)["registration"]["at"].as_u64().unwrap();
+    assert_eq!(at, NOW + 86_400_000 * 3);
+}
+
 /// An id that was given once is never given again, and an answer that nobody waits for changes nothing.
 #[test]
 fn late_answers_are_dropped() {
@@ -539,7 +605,7 @@ fn late_answers_are_dropped() {
     assert_eq!(core.only(client)["command"], "REGISTER_SUCCESS");
     for task in 0..5 {
         let task = arborcast_core::TaskId(task);
-        core.handle(Event::SecretVerified { task, is_right: true });
+        core.handle(Event::SecretVerified { task, verdict: Some(true) });
         core.handle(Event::SecretHashed { task, hash: None });
     }
     core.handle(Event::UsersWritten { write: arborcast_core::WriteId(3), error: None });

@@ -85,6 +85,21 @@ fn a_registration_that_the_stream_tells_of_first_is_answered_once() {
     assert_eq!(core.core().status().counters.registered, 1);
 }
 
+/// U11: a neighbour may have no master to tell it.
+#[test]
+fn a_registration_that_the_stream_tells_of_first_goes_to_neighbours_too() {
+    let mut core = at_masters();
+    core.pass(Duration::from_secs(5));
+    let link = core.accept(&authenticate(Some(applicant(2))));
+    core.all_sent(link);
+    core.accept(&register("aaron", "s"));
+    let asked = core.next_registration().unwrap();
+    core.handle(Event::UsersTold { users: vec![asked.clone()], told: Told::Added });
+    core.handle(Event::UserRegistered { record: asked.clone(), outcome: AtMasters::Registered });
+    let commits = core.all_sent(link).into_iter().filter(|message| matches!(message, Message::UserCommit { .. }));
+    assert_eq!(commits.collect::<Vec<_>>(), [Message::UserCommit { user: asked, confirm: false }]);
+}
+
 /// U11.
 #[test]
 fn without_a_quorum_nobody_registers_and_known_users_log_in() {
@@ -211,6 +226,19 @@ fn a_server_that_was_not_told_registers_nothing_once_a_master_says_so() {
     failed_with(&mut core, client, "--users masters");
     assert!(can_log_in(&mut core, "aaron", "s"));
     assert_eq!((core.next_registration(), core.next_lookup()), (None, None));
+}
+
+/// U10: what was begun before ends as well, and nothing is committed in the tree any more.
+#[test]
+fn what_a_server_that_was_not_told_has_begun_ends_once_a_master_says_so() {
+    let mut core = Solo::new(|_| {});
+    // It may be apart from others: it holds what all that it knows have agreed to.
+    let client = core.accept(&register("aaron", "s"));
+    assert_eq!(core.next_sent(client), None);
+    core.handle(Event::MastersKeepUsers);
+    failed_with(&mut core, client, "--users masters");
+    core.pass(Duration::from_secs(60));
+    assert!(!can_log_in(&mut core, "aaron", "s"));
 }
 
 /// U10 to U14: a name never has two owners, whoever is cut off from whom; but for that it is the storm of the tree's own

@@ -1,7 +1,7 @@
 //! Clients that a master has sent here, with a ticket to show for it (protocol, Admission).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use arborcast_proto::ticket::{Ticket, TicketKey};
 use arborcast_proto::wire::{Origin, Secret};
@@ -27,8 +27,9 @@ pub(crate) struct Admission {
     is_required: bool,
     /// Milliseconds since 1970 at an instant.
     clock: (u64, Instant),
-    /// Until when each ticket has to be remembered, in seconds since 1970, and its number.
-    used: BTreeSet<(u64, u128)>,
+    /// Until when each ticket has to be remembered, in seconds since 1970, and its number; and when that is, whatever the
+    /// clock is set to meanwhile.
+    used: BTreeMap<(u64, u128), Instant>,
     /// Who was admitted, by which master, and has neither logged in nor gone yet.
     admitted: BTreeMap<ConnectionId, Box<str>>,
     settled: BTreeMap<Box<str>, Settled>,
@@ -52,7 +53,7 @@ impl Admission {
             run: Origin { id: config.id.as_str().into(), incarnation: extensions.incarnation },
             is_required: extensions.requires_tickets,
             clock: (extensions.milliseconds_since_1970, now),
-            used: BTreeSet::new(),
+            used: BTreeMap::new(),
             admitted: BTreeMap::new(),
             settled: BTreeMap::new(),
             last_settled: 0,
@@ -66,19 +67,20 @@ impl Admission {
     }
 
     fn admit(&mut self, now: Instant, connection: ConnectionId, ticket: &Secret) -> Result<(), Refusal> {
-        let now = self.milliseconds(now);
-        let ticket = Ticket::check(ticket, &self.key, &self.run, now)?;
-        while self.used.first().is_some_and(|(forgotten_at, _)| *forgotten_at <= now / 1000) {
+        let milliseconds = self.milliseconds(now);
+        let ticket = Ticket::check(ticket, &self.key, &self.run, milliseconds)?;
+        while self.used.first_key_value().is_some_and(|(_, forgotten_at)| *forgotten_at <= now) {
             self.used.pop_first();
         }
         let used = (ticket.forgotten_at(), ticket.number);
-        if self.used.contains(&used) {
+        if self.used.contains_key(&used) {
             return Err(Refusal::TicketReplayed);
         }
         if self.used.len() >= MAX_USED_TICKETS {
             return Err(Refusal::TooManyTickets);
         }
-        self.used.insert(used);
+        let left = ticket.forgotten_at().saturating_sub(milliseconds / 1000);
+        self.used.insert(used, now + Duration::from_secs(left));
         self.admitted.insert(connection, ticket.issuer);
         Ok(())
     }
@@ -143,6 +145,7 @@ impl Node {
         if let Some(admission) = &mut self.admission {
             admission.clock = (milliseconds_since_1970, now);
         }
+        self.directory.set_clock(now, milliseconds_since_1970);
     }
 }
 
@@ -189,10 +192,25 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_is_set_ahead_and_back_makes_no_ticket_good_again() {
+        let start = start();
+        let mut admission = admission(start);
+        let text = ticket(&admission, 7, NOW + LIFETIME);
+        assert_eq!(admission.admit(start, ConnectionId(1), &text), Ok(()));
+        admission.clock = ((NOW + 3600) * 1000, start);
+        let later = ticket(&admission, 8, NOW + 3600 + LIFETIME);
+        assert_eq!(admission.admit(start, ConnectionId(2), &later), Ok(()));
+        admission.clock = (NOW * 1000, start);
+        assert_eq!(admission.admit(start, ConnectionId(3), &text), Err(Refusal::TicketReplayed));
+    }
+
+    #[test]
     fn beyond_the_bound_tickets_are_refused_until_others_have_expired() {
         let start = start();
         let mut admission = admission(start);
-        admission.used = (0..MAX_USED_TICKETS as u128 - 1).map(|number| (NOW + LIFETIME + LEEWAY, number)).collect();
+        let end = start + Duration::from_secs(LIFETIME + LEEWAY);
+        admission.used =
+            (0..MAX_USED_TICKETS as u128 - 1).map(|number| ((NOW + LIFETIME + LEEWAY, number), end)).collect();
         let mut number = u128::MAX;
         let mut admit = |now, expires_at| {
             number -= 1;
@@ -201,7 +219,7 @@ mod tests {
         };
         assert_eq!(admit(start, NOW + LIFETIME), Ok(()));
         assert_eq!(admit(start, NOW + LIFETIME), Err(Refusal::TooManyTickets));
-        assert_eq!(admit(start + Duration::from_secs(LIFETIME + LEEWAY), NOW + 2 * LIFETIME), Ok(()));
+        assert_eq!(admit(end, NOW + 2 * LIFETIME), Ok(()));
     }
 
     #[test]

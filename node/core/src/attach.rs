@@ -35,6 +35,8 @@ impl Node {
         }
         if let Some(entry) = self.connections.get_mut(&connection) {
             entry.role = Role::Applicant(Box::new(applicant.clone()));
+            let hold = entry.hold.take();
+            self.release(connection, hold, out);
         }
         self.timers.stop(&Timer::Identify(connection));
         if let Some(reason) = refused {

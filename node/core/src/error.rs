@@ -122,6 +122,9 @@ pub(crate) enum Refusal {
     /// A ticket with which somebody was admitted before.
     #[error("the ticket was used before: ask a master for another one")]
     TicketReplayed,
+    /// Secrets are verified one after the other, and as many wait as may.
+    #[error("too many logins wait at this server: try again later, or another one")]
+    TooManyLogins,
     /// As many tickets were used as are remembered.
     #[error("this server can't take more tickets at the moment: ask a master for another server")]
     TooManyTickets,
@@ -191,6 +194,7 @@ impl Refusal {
             Self::BadTicket(TicketFault::Malformed) => "ticket_malformed",
             Self::BadTicket(TicketFault::TooFarAhead) => "ticket_too_far_ahead",
             Self::TicketReplayed => "ticket_replayed",
+            Self::TooManyLogins => "too_many_logins",
             Self::TooManyTickets => "too_many_tickets",
             Self::NoRoom => "no_room",
         }
@@ -256,7 +260,7 @@ impl Refusal {
             | Self::RegistrationReplaced { .. } => {
                 (Message::AuthenticationFail { info }, CloseReason::AuthenticationFail)
             }
-            Self::WrongSecret => (Message::LoginFailed { info }, CloseReason::LoginFailed),
+            Self::TooManyLogins | Self::WrongSecret => (Message::LoginFailed { info }, CloseReason::LoginFailed),
             Self::NameTaken { .. }
             | Self::BeingRegistered { .. }
             | Self::NotWritten { .. }

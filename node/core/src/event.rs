@@ -83,8 +83,8 @@ pub enum Event {
     SecretVerified {
         /// Which.
         task: TaskId,
-        /// Whether it is the secret that was hashed.
-        is_right: bool,
+        /// Whether it is the secret that was hashed; `None` if that could not be found out, since too many wait.
+        verdict: Option<bool>,
     },
     /// The answer to [`Action::WriteUsers`].
     UsersWritten {
@@ -93,8 +93,8 @@ pub enum Event {
         /// Why nothing was written; `None` if all is on disk.
         error: Option<String>,
     },
-    /// What the clock shows, since it may be set. Until the next such event the core adds the time that passes. Needed for
-    /// tickets only.
+    /// What the clock shows, since it may be set. Until the next such event the core adds the time that passes. For tickets,
+    /// and for when a name was registered.
     ClockRead {
         /// Milliseconds since 1970.
         milliseconds_since_1970: u64,
@@ -226,6 +226,11 @@ pub enum Action {
         secret: Secret,
         /// In PHC string format.
         hash: String,
+    },
+    /// Nobody waits for the answer to this any more. It may be given nevertheless.
+    Forget {
+        /// What the answer would have to carry.
+        task: TaskId,
     },
     /// Write users to disk, all or none. There is one write at a time.
     WriteUsers {

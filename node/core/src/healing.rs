@@ -43,10 +43,10 @@ const LONGEST_SEARCH: Duration = Duration::from_secs(5);
 /// Most servers that are remembered, and most candidates that are taken from one answer.
 const MAX_REMEMBERED: usize = 1000;
 
-/// Most servers that are remembered because a master named them, and how often one of them gives way to another when
-/// there are so many.
-const MAX_NAMED: usize = 128;
-const NAMED_GIVE_WAY: Duration = Duration::from_secs(10);
+/// Most servers that are remembered because a master named them; and how often one gives way to another when there are
+/// so many, here and above.
+const MAX_NAMED_REMEMBERED: usize = 128;
+const GIVE_WAY: Duration = Duration::from_secs(10);
 
 /// Most remembered servers that are asked in one round while this node does not hear everybody: most of them are below it.
 const MAX_GUESSES: usize = 4;
@@ -83,6 +83,8 @@ pub(crate) struct Healing {
     /// Others that masters have named for then, the first one first, and when one of them gave way to another.
     named: VecDeque<Target>,
     gave_way_at: Option<Instant>,
+    /// When a remembered one gave way to another.
+    made_room_at: Option<Instant>,
     /// The parent that was configured, whose id is not known and is empty here.
     configured: Option<Target>,
     /// Whether the configured parent has shown that it speaks the extensions.
@@ -165,14 +167,37 @@ impl Healing {
             remembered: remembered.map(|target| (target.id.clone(), target.clone())).collect(),
             named: VecDeque::new(),
             gave_way_at: None,
+            made_room_at: None,
             ancestors: Vec::new(),
             rng: Pcg64Mcg::seed_from_u64(extensions.map_or(0, |extensions| extensions.seed)),
         }
     }
 
-    pub(crate) fn remember(&mut self, target: Target) {
-        if self.remembered.len() < MAX_REMEMBERED || self.remembered.contains_key(&target.id) {
-            self.remembered.insert(target.id.clone(), target);
+    /// Where so many are remembered as may be, one makes room, seldom enough that no flood takes the place of all: what is
+    /// dead is announced no more, so in the end the living are remembered.
+    pub(crate) fn remember(&mut self, now: Instant, target: Target) {
+        if !self.remembered.contains_key(&target.id) && self.remembered.len() >= MAX_REMEMBERED {
+            if self.made_room_at.is_some_and(|at| now < at + GIVE_WAY) {
+                return;
+            }
+            self.made_room_at = Some(now);
+            self.forget_any();
+        }
+        self.remembered.insert(target.id.clone(), target);
+    }
+
+    /// The own parent, for which there always is room.
+    fn remember_parent(&mut self, target: Target) {
+        if !self.remembered.contains_key(&target.id) && self.remembered.len() >= MAX_REMEMBERED {
+            self.forget_any();
+        }
+        self.remembered.insert(target.id.clone(), target);
+    }
+
+    fn forget_any(&mut self) {
+        let any = self.rng.next_u32() as usize % self.remembered.len().max(1);
+        if let Some(id) = self.remembered.keys().nth(any).cloned() {
+            self.remembered.remove(&id);
         }
     }
 
@@ -182,8 +207,8 @@ impl Healing {
         if self.remembered.get(&target.id) == Some(&target) || self.named.contains(&target) {
             return;
         }
-        if self.named.len() >= MAX_NAMED {
-            if self.gave_way_at.is_some_and(|at| now < at + NAMED_GIVE_WAY) {
+        if self.named.len() >= MAX_NAMED_REMEMBERED {
+            if self.gave_way_at.is_some_and(|at| now < at + GIVE_WAY) {
                 return;
             }
             self.gave_way_at = Some(now);
@@ -694,7 +719,7 @@ impl Node {
         if let Some(lost) = self.healing.lost_at.take() {
             self.counters.heals.add(now - lost);
         }
-        self.healing.remember(target.clone());
+        self.healing.remember_parent(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
         let is_new_here = self.relay.as_ref().is_some_and(|relay| relay.is_new);
         self.fragment.become_child(Parent { link: connection, target }, tree);

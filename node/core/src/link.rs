@@ -91,7 +91,7 @@ impl Node {
         let is_extended = link.is_extended;
         entry.role = Role::Link(Box::new(link));
         let hold = entry.hold.take();
-        self.release(connection, hold);
+        self.release(connection, hold, out);
         self.timers.stop(&Timer::Identify(connection));
         self.links.insert(connection);
         if is_extended {
@@ -320,9 +320,11 @@ impl Node {
         }
         let id = announce.id.clone();
         if let Ok(port) = u16::try_from(announce.port)
+            && port > 0
             && self.extensions.is_some()
         {
-            self.healing.remember(Target { id: id.clone(), hostname: announce.hostname.clone(), port });
+            let target = Target { id: id.clone(), hostname: announce.hostname.clone(), port };
+            self.healing.remember(now, target);
         }
         if !self.is_announcing_wanted(link) {
             // It was on its way when the other end was told.

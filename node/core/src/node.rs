@@ -287,13 +287,13 @@ impl Node {
             Event::Received { connection, line } => self.on_received(now, connection, line, out),
             Event::Closed { connection, reason } => drop(self.forget(now, connection, reason, out)),
             Event::SecretHashed { task, hash } => self.on_secret_hashed(now, task, hash, out),
-            Event::SecretVerified { task, is_right } => self.on_secret_verified(now, task, is_right, out),
+            Event::SecretVerified { task, verdict } => self.on_secret_verified(now, task, verdict, out),
             Event::UsersWritten { write, error } => self.on_users_written(now, write, error, out),
             Event::ClockRead { milliseconds_since_1970 } => self.on_clock_read(now, milliseconds_since_1970),
             Event::UserRegistered { record, outcome } => self.on_user_registered(now, record, outcome, out),
             Event::UserLookedUp { task, user } => self.on_user_looked_up(now, task, user, out),
             Event::UsersTold { users, told } => self.on_users_told(now, users, told, out),
-            Event::MastersKeepUsers => self.on_masters_keep_users(),
+            Event::MastersKeepUsers => self.on_masters_keep_users(now, out),
             Event::DeadlinePassed => self.on_deadline(now, out),
             Event::Stop => self.on_stop(now, out),
         }
@@ -478,7 +478,7 @@ impl Node {
         debug!(%connection, ?reason, "closed");
         *self.closings.entry(reason).or_default() += 1;
         self.timers.stop(&Timer::Identify(connection));
-        self.release(connection, entry.hold);
+        self.release(connection, entry.hold, out);
         self.settle_ticket(connection);
         match entry.role {
             Role::Unidentified => {}
@@ -513,7 +513,7 @@ impl Node {
 
     /// A connection that is gone, or is a link now, no longer waits for an answer. A registration goes on without it
     /// (protocol, Registration, step 5).
-    pub(crate) fn release(&mut self, connection: ConnectionId, hold: Option<Hold>) {
+    pub(crate) fn release(&mut self, connection: ConnectionId, hold: Option<Hold>, out: &mut Vec<Action>) {
         match hold {
             None => {}
             Some(Hold::Registration(username)) => {
@@ -538,7 +538,7 @@ impl Node {
                     }
                 }
             }
-            Some(Hold::Verification(task)) => self.forget_task(task),
+            Some(Hold::Verification(task)) => self.forget_task(task, out),
         }
     }
 
@@ -563,6 +563,7 @@ impl Node {
                     self.on_registration_overdue(now, &username, out);
                 }
                 Timer::Registration(username) => self.on_registration_timeout(now, &username, out),
+                Timer::Unconfirmed(username) => self.confirm_registration(now, &username, out),
                 Timer::Revocable(username) => self.forget_revocable(&username),
                 Timer::WriteAgain => self.on_write_again(out),
                 Timer::ServerExpiry(id) => self.on_server_silent(now, &id, out),

@@ -189,7 +189,7 @@ impl Node {
         let hold = self.connections.get(&connection).and_then(|entry| entry.hold.clone());
         let Some(Hold::Predecessor { number, .. }) = hold else { return };
         debug!(%connection, number, "taken though its predecessor did not come");
-        self.release(connection, hold);
+        self.release(connection, hold, out);
         if let Some(session) = self.extended_session_mut(connection) {
             session.out_of_turn = Some(number);
         }

@@ -42,6 +42,8 @@ pub(crate) enum Timer {
     ServerExpiry(ServerId),
     /// A registration from a plain tree can't be taken back any more; by username.
     Revocable(String),
+    /// No neighbour has confirmed a registration; by username.
+    Unconfirmed(String),
     /// Users that could not be written to disk are due again.
     WriteAgain,
     /// Nobody has objected to a pending pair for long enough; by username.

@@ -226,7 +226,10 @@ impl Driver {
             Inbound::Drain => self.handle(Event::Drain),
             // Whoever asked may have gone.
             Inbound::Inspected { answer } => drop(answer.send(self.core.status())),
-            Inbound::Answered(event) => self.handle(event),
+            Inbound::Answered(event) => {
+                self.user_work.answered(&event);
+                self.handle(event);
+            }
             Inbound::Lines { connection, lines, turn } => {
                 // One look at the clock for all: handling them takes less than a millisecond.
                 let now = Instant::now();
@@ -313,6 +316,7 @@ impl Driver {
             Action::Dial { attempt, target } => self.dial(attempt, target),
             Action::HashSecret { task, secret } => self.user_work.hash(task, secret),
             Action::VerifySecret { task, secret, hash } => self.user_work.verify(task, secret, hash),
+            Action::Forget { task } => self.user_work.forget(task),
             Action::WriteUsers { write, changes } => self.user_work.write(write, changes),
             Action::RegisterUser { record } => {
                 if let Some(users) = &self.users {

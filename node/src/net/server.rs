@@ -1,5 +1,6 @@
 //! One node from start to stop.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -194,7 +195,8 @@ async fn serve(server: Server, stop: CancellationToken) -> Result<(), GiveUp> {
     if config.extensions.is_some() {
         tasks.spawn(credentials::run(waiting_jobs, inbox.clone(), readers.clone(), ended.clone()));
     }
-    let user_work = UserWork { jobs, store, inbox: inbox.clone(), threads: readers.clone() };
+    let user_work =
+        UserWork { jobs, verifying: BTreeMap::new(), store, inbox: inbox.clone(), threads: readers.clone() };
     let acceptor = shared.dialer.tls.clone().filter(|tls| tls.is_offered()).map(|tls| Acceptor {
         tls,
         protocol: Protocol::Lines,

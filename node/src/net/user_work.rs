@@ -1,11 +1,13 @@
 //! What the core asks for about users that takes a while: hashing, and writing to disk. Done in threads of their own, and
 //! answered through the driver's inbox.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arborcast_core::{Event, TaskId, UserChange, WriteId};
 use arborcast_proto::wire::Secret;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::driver::Inbound;
@@ -16,6 +18,8 @@ use crate::store::Store;
 pub(super) struct UserWork {
     /// To the threads that hash.
     pub(super) jobs: mpsc::Sender<Job>,
+    /// Verifications that are wanted and not done, as many as there are jobs.
+    pub(super) verifying: BTreeMap<TaskId, CancellationToken>,
     /// The users on disk, if they are kept there.
     pub(super) store: Option<Arc<Store>>,
     /// For the answers.
@@ -29,8 +33,24 @@ impl UserWork {
         self.begin(Job::Hash { task, secret });
     }
 
-    pub(super) fn verify(&self, task: TaskId, secret: Secret, hash: String) {
-        self.begin(Job::Verify { task, secret, hash });
+    pub(super) fn verify(&mut self, task: TaskId, secret: Secret, hash: String) {
+        let forgotten = CancellationToken::new();
+        self.verifying.insert(task, forgotten.clone());
+        self.begin(Job::Verify { task, secret, hash, forgotten });
+    }
+
+    /// Nobody waits for the answer any more: those who do are not kept waiting by those who have gone.
+    pub(super) fn forget(&mut self, task: TaskId) {
+        if let Some(forgotten) = self.verifying.remove(&task) {
+            forgotten.cancel();
+        }
+    }
+
+    /// The answer is there.
+    pub(super) fn answered(&mut self, event: &Event) {
+        if let Event::SecretVerified { task, .. } = event {
+            self.verifying.remove(task);
+        }
     }
 
     fn begin(&self, job: Job) {

@@ -224,6 +224,9 @@ pub enum Message {
         registration: RegistrationId,
         /// The name.
         username: String,
+        /// Also where it has been committed: a plain tree takes it back.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        committed: bool,
     },
     /// A name is registered. Extended links only.
     UserCommit {
@@ -735,6 +738,7 @@ struct Fields<'a> {
     announcements: Option<&'a RawValue>,
     applicant: Option<&'a RawValue>,
     attempt: Option<&'a RawValue>,
+    committed: Option<&'a RawValue>,
     confirm: Option<&'a RawValue>,
     denied: Option<&'a RawValue>,
     digest: Option<&'a RawValue>,
@@ -779,6 +783,7 @@ enum FieldName {
     Announcements,
     Applicant,
     Attempt,
+    Committed,
     Confirm,
     Denied,
     Digest,
@@ -858,6 +863,7 @@ impl<'a> Fields<'a> {
             FieldName::Announcements => ("announcements", &mut self.announcements),
             FieldName::Applicant => ("applicant", &mut self.applicant),
             FieldName::Attempt => ("attempt", &mut self.attempt),
+            FieldName::Committed => ("committed", &mut self.committed),
             FieldName::Confirm => ("confirm", &mut self.confirm),
             FieldName::Denied => ("denied", &mut self.denied),
             FieldName::Digest => ("digest", &mut self.digest),
@@ -1032,6 +1038,7 @@ impl<'a> Fields<'a> {
             "USER_ABORT" => {
                 let of = of("USER_ABORT");
                 Message::UserAbort {
+                    committed: of.optional_object("committed", self.committed)?.unwrap_or_default(),
                     registration: of.object("registration", self.registration)?,
                     username: of.string("username", self.username)?,
                 }
@@ -1387,8 +1394,12 @@ mod tests {
             (Message::RelayHave { have: Have::new(), more: true }, r#"{"command":"RELAY_HAVE","have":{},"more":true}"#),
             (Message::RelaySynced, r#"{"command":"RELAY_SYNCED"}"#),
             (
-                Message::UserAbort { registration: registration(), username: "aaron".into() },
+                Message::UserAbort { registration: registration(), username: "aaron".into(), committed: false },
                 r#"{"command":"USER_ABORT","registration":{"at":5,"server":"n1","number":2},"username":"aaron"}"#,
+            ),
+            (
+                Message::UserAbort { registration: registration(), username: "aaron".into(), committed: true },
+                r#"{"command":"USER_ABORT","registration":{"at":5,"server":"n1","number":2},"username":"aaron","committed":true}"#,
             ),
             (
                 Message::UserCommit { user: user(), confirm: false },

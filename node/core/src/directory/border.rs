@@ -1,5 +1,6 @@
 //! The same names in a plain tree at the border of this one (protocol, U8).
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use arborcast_proto::wire::limits::quote;
@@ -101,8 +102,12 @@ impl Node {
             }
             return;
         }
-        if let Some(pending) = self.directory.pending.get(username).filter(|pending| pending.secret == *secret) {
-            // The same pair from two sides is one registration: its outcome tells both.
+        if let Some(pending) = self.directory.pending.get_mut(username).filter(|pending| pending.secret == *secret) {
+            // The same pair from two sides is one registration: its outcome tells both, also a plain side that has come
+            // since it began.
+            if !pending.is_known_to_plain() {
+                pending.locks = Some(Agreement::new(BTreeMap::new()));
+            }
             if matches!(pending.stage, Stage::Settling | Stage::Completing) {
                 self.allow_on_plain_links(username, secret, out);
             }
@@ -126,7 +131,6 @@ impl Node {
     /// Whether somebody in the plain tree who registers a name that is registered here knows its secret (R6b).
     pub(super) fn on_lock_verified(
         &mut self,
-        _now: Instant,
         credentials: &Credentials,
         registration: &RegistrationId,
         is_right: bool,
@@ -176,7 +180,8 @@ impl Node {
             && let Some(registration) = self.directory.revocable.remove(username)
             && self.remove_user_of(now, username, &registration, out)
         {
-            self.send_to_extended(&Message::UserAbort { registration, username: username.clone() }, None, out);
+            let abort = Message::UserAbort { registration, username: username.clone(), committed: true };
+            self.send_to_extended(&abort, None, out);
         }
     }
 

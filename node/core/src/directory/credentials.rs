@@ -160,8 +160,9 @@ impl Node {
     }
 
     /// Nobody waits for the answer any more.
-    pub(crate) fn forget_task(&mut self, task: TaskId) {
+    pub(crate) fn forget_task(&mut self, task: TaskId, out: &mut Vec<Action>) {
         self.directory.tasks.remove(&task);
+        out.push(Action::Forget { task });
     }
 
     pub(crate) fn on_secret_hashed(&mut self, now: Instant, task: TaskId, hash: Option<String>, out: &mut Vec<Action>) {
@@ -175,8 +176,23 @@ impl Node {
         }
     }
 
-    pub(crate) fn on_secret_verified(&mut self, now: Instant, task: TaskId, is_right: bool, out: &mut Vec<Action>) {
-        match self.directory.tasks.remove(&task) {
+    /// What came of a verification; none where too many wait. Then nobody is taken for who they are not, and nobody's secret
+    /// is said to be wrong.
+    pub(crate) fn on_secret_verified(
+        &mut self,
+        now: Instant,
+        task: TaskId,
+        verdict: Option<bool>,
+        out: &mut Vec<Action>,
+    ) {
+        let task = self.directory.tasks.remove(&task);
+        let Some(is_right) = verdict else {
+            if let Some(Task::Login { connection, .. }) = task {
+                self.refuse(now, connection, &Refusal::TooManyLogins, out);
+            }
+            return;
+        };
+        match task {
             Some(Task::Login { connection, username, registration, proof }) => {
                 let verdict = self.directory.take_in_verification(&username, &registration, proof, is_right);
                 self.directory.verdicts.extend(verdict.map(|verdict| (connection, verdict)));
@@ -190,9 +206,9 @@ impl Node {
                 }
             }
             Some(Task::Lock { credentials, registration }) => {
-                self.on_lock_verified(now, &credentials, &registration, is_right, out);
+                self.on_lock_verified(&credentials, &registration, is_right, out);
             }
-            Some(Task::Hash { .. } | Task::LookUp { .. }) | None => trace!(?task, "answer that nobody waits for"),
+            Some(Task::Hash { .. } | Task::LookUp { .. }) | None => trace!("answer that nobody waits for"),
         }
     }
 

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 
 use super::Directory;
 use super::credentials::Task;
-use super::pending::Failure;
+use super::pending::{Failure, Stage};
 use crate::event::Action;
 use crate::ids::{ConnectionId, TaskId};
 use crate::node::{Hold, Node};
@@ -179,12 +179,19 @@ impl Node {
 
     /// A master says that users are registered there. A server that was not started so registers nothing any more, since
     /// names would get two owners.
-    pub(crate) fn on_masters_keep_users(&mut self) {
-        if self.directory.registrar == Registrar::Tree {
-            error!(
-                "the masters keep the users of this tree: this node registers nobody until it is started with --users masters"
-            );
-            self.directory.registrar = Registrar::Nobody;
+    pub(crate) fn on_masters_keep_users(&mut self, now: Instant, out: &mut Vec<Action>) {
+        if self.directory.registrar != Registrar::Tree {
+            return;
+        }
+        error!(
+            "the masters keep the users of this tree: this node registers nobody until it is started with --users masters"
+        );
+        self.directory.registrar = Registrar::Nobody;
+        // What a server has voted for is its asker's to end.
+        let begun = self.directory.pending.iter().filter(|(_, pending)| pending.stage != Stage::Voted);
+        let begun: Vec<_> = begun.map(|(username, pending)| (username.clone(), pending.registration.clone())).collect();
+        for (username, registration) in begun {
+            self.fail_registration_in_tree(now, &username, &registration, Failure::Denied(Denial::AtMasters), out);
         }
     }
 }

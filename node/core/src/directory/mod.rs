@@ -60,7 +60,8 @@ pub struct UserCounters {
 pub(crate) struct Directory {
     records: Records,
     pending: BTreeMap<String, Pending>,
-    /// Names that are registered, whose clients are told when a neighbour knows as well. As many as registrations at most.
+    /// Names that are registered, whose clients are told when a neighbour knows as well, within twice the heartbeat
+    /// timeout. There are no more than clients that register in that time.
     unconfirmed: BTreeMap<String, Unconfirmed>,
     pending_bytes: usize,
     tasks: BTreeMap<TaskId, Task>,
@@ -153,6 +154,11 @@ impl Directory {
         milliseconds.saturating_add(since)
     }
 
+    /// What the clock shows, which may have been set.
+    pub(crate) fn set_clock(&mut self, now: Instant, milliseconds_since_1970: u64) {
+        self.clock = (milliseconds_since_1970, now);
+    }
+
     fn is_possible_time(&self, now: Instant, registration: &RegistrationId) -> bool {
         registration.at <= self.milliseconds(now).saturating_add(MAX_AHEAD)
     }
@@ -209,8 +215,8 @@ impl Node {
             Message::UserCommitted { registration, username } => {
                 self.on_user_committed(now, &registration, &username, out);
             }
-            Message::UserAbort { registration, username } => {
-                self.on_user_abort(now, link, registration, username, out);
+            Message::UserAbort { registration, username, committed } => {
+                self.on_user_abort(now, link, registration, username, committed, out);
             }
             Message::UserDigest { digest } => self.on_user_digest(link, &digest, out),
             Message::UserRecords { users, more } => self.on_user_records(now, link, users, more, out),

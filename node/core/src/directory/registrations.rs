@@ -195,7 +195,7 @@ impl Node {
     /// Goes on with a registration whose last answer may have come.
     pub(super) fn advance_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
         // The masters know who has a name, whoever else is there.
-        let may_be_apart = self.directory.registrar == Registrar::Tree && self.may_be_apart();
+        let may_be_apart = self.directory.registrar != Registrar::Masters && self.may_be_apart();
         let Some(pending) = self.directory.pending.get_mut(username) else { return };
         if pending.stage != Stage::Asking || !pending.is_agreed() || may_be_apart {
             return;
@@ -331,7 +331,7 @@ impl Node {
         }
         match pending.asker {
             Asker::Client(_) if confirm => {
-                self.timers.set(Timer::Registration(username.clone()), now + 2 * self.heartbeat_timeout());
+                self.timers.set(Timer::Unconfirmed(username.clone()), now + 2 * self.heartbeat_timeout());
                 self.directory.unconfirmed.insert(username.clone(), Unconfirmed { registration, client });
             }
             Asker::Client(Some(client)) => {
@@ -379,9 +379,11 @@ impl Node {
         }
     }
 
-    fn confirm_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
+    /// A neighbour knows of it, or none has said so for long enough: the neighbours that are to know are gone, or can't take
+    /// it, and others are told when they come.
+    pub(crate) fn confirm_registration(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
         let Some(Unconfirmed { client, registration }) = self.directory.unconfirmed.remove(username) else { return };
-        self.timers.stop(&Timer::Registration(username.to_owned()));
+        self.timers.stop(&Timer::Unconfirmed(username.to_owned()));
         let Some(client) = client else { return };
         if self.directory.records.get(username).is_some_and(|record| record.registration == registration) {
             self.confirm(now, client, username, out);
@@ -402,7 +404,7 @@ impl Node {
         let UserRecord { username, registration, .. } = record.clone();
         let own = self.directory.pending.get(&username).filter(|pending| pending.registration == registration);
         let proof = own.map(|pending| self.directory.proof_key.proof(&username, &registration, &pending.secret));
-        match self.directory.records.merge(record, proof, 0) {
+        match self.directory.records.merge(record.clone(), proof, 0) {
             Merged::New => {}
             Merged::Replaced => self.on_registration_replaced(&username, out),
             Merged::Known => return false,
@@ -420,10 +422,13 @@ impl Node {
             if pending.locks.is_some() {
                 self.allow_on_plain_links(&username, &pending.secret, out);
             }
-            // The masters have told everybody before they have answered us.
-            if let Asker::Client(Some(client)) = pending.asker {
-                self.confirm(now, client, &username, out);
-                self.resume(now, client, out);
+            // The masters tell everybody before they answer us; a neighbour may have none to tell it.
+            if let Asker::Client(client) = pending.asker {
+                self.send_to_extended(&Message::UserCommit { user: record, confirm: false }, None, out);
+                if let Some(client) = client {
+                    self.confirm(now, client, &username, out);
+                    self.resume(now, client, out);
+                }
             }
             self.resume_logins(now, &username, out);
         } else if let Some(other) =
@@ -448,6 +453,7 @@ impl Node {
         link: ConnectionId,
         registration: RegistrationId,
         username: String,
+        committed: bool,
         out: &mut Vec<Action>,
     ) {
         let pending = self.directory.pending.get_mut(&username);
@@ -457,8 +463,8 @@ impl Node {
             if links.remove(&link) && links.is_empty() {
                 self.fail_registration_in_tree(now, &username, &registration, Failure::Denied(Denial::Incomplete), out);
             }
-        } else if self.remove_user_of(now, &username, &registration, out) {
-            self.send_to_extended(&Message::UserAbort { registration, username }, Some(link), out);
+        } else if committed && self.remove_user_of(now, &username, &registration, out) {
+            self.send_to_extended(&Message::UserAbort { registration, username, committed }, Some(link), out);
         }
     }
 
@@ -493,7 +499,8 @@ impl Node {
         debug!(username = quote(username), ?failure, "registration failed");
         self.timers.stop(&Timer::Registration(username.to_owned()));
         self.timers.stop(&Timer::LoginWindow(username.to_owned()));
-        let abort = Message::UserAbort { registration: registration.clone(), username: username.to_owned() };
+        let (registration_id, name) = (registration.clone(), username.to_owned());
+        let abort = Message::UserAbort { registration: registration_id, username: name, committed: false };
         for link in &pending.asked {
             self.send(*link, &abort, out);
         }
@@ -516,8 +523,6 @@ impl Node {
 
     /// Votes, or the outcome, did not come in time.
     pub(crate) fn on_registration_overdue(&mut self, now: Instant, username: &str, out: &mut Vec<Action>) {
-        // It is registered here; the neighbours that are to know are gone, and others are told when they come.
-        self.confirm_registration(now, username, out);
         let Some(pending) = self.directory.pending.get(username) else { return };
         info!(username = quote(username), stage = ?pending.stage, "a registration takes too long");
         let registration = pending.registration.clone();
