@@ -78,7 +78,7 @@ impl UsersService for Service {
     type WatchStream = BoxStream<'static, Result<pb::WatchResponse, Status>>;
 
     async fn register(&self, request: Request<pb::RegisterRequest>) -> Result<Response<pb::RegisterResponse>, Status> {
-        self.authorizer.check(request.metadata())?;
+        self.authorizer.check_node(&request)?;
         let outcome = self.try_register(request.into_inner().user).await;
         self.metrics.registration(match &outcome {
             Ok(Owner::Asker) => "registered",
@@ -94,14 +94,14 @@ impl UsersService for Service {
     }
 
     async fn verify(&self, request: Request<pb::VerifyRequest>) -> Result<Response<pb::VerifyResponse>, Status> {
-        self.authorizer.check(request.metadata())?;
+        self.authorizer.check_node(&request)?;
         let user = self.try_find(&request.into_inner().username).await;
         self.metrics.lookup(user.as_ref().map_or_else(name, |_| "found"));
         Ok(Response::new(pb::VerifyResponse { user: Some(user?.into()) }))
     }
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        self.authorizer.check(request.metadata())?;
+        self.authorizer.check_node(&request)?;
         let slot = Arc::clone(&self.watchers).try_acquire_owned();
         let slot = slot.map_err(|_| Status::resource_exhausted("this master takes no more watchers now"))?;
         let (outbox, users) = outbox(feed::QUEUE, slot);
