@@ -96,7 +96,11 @@ impl Master {
         self.ask(async |mut registry| registry.drain_node(request).await).map(|_| ())
     }
 
-    fn ask<T>(
+    /// Asks it what nodes and operators ask.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses, in a sentence.
+    pub fn ask<T>(
         &self,
         call: impl AsyncFnOnce(RegistryClient<Channel>) -> Result<Response<T>, Status>,
     ) -> Result<T, String> {
