@@ -15,6 +15,9 @@ use crate::topology::naming::{Named, Naming, PACE};
 /// than a fifth of one core.
 const REST: u32 = 4;
 
+/// But nodes that are told nothing for four seconds announce themselves to each other (protocol, B56).
+const MAX_REST: Duration = Duration::from_secs(2);
+
 /// Runs until stopped. A master that may not know everybody names nobody.
 pub(crate) async fn run(registry: Arc<Registry>, stop: CancellationToken) {
     let mut naming = Naming::default();
@@ -24,7 +27,7 @@ pub(crate) async fn run(registry: Arc<Registry>, stop: CancellationToken) {
         if !registry.is_warming() {
             look(&registry, &mut naming);
         }
-        rest = REST * begin.elapsed();
+        rest = (REST * begin.elapsed()).min(MAX_REST);
     }
 }
 

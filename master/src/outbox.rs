@@ -64,6 +64,12 @@ impl<T> Outbox<T> {
         !self.end.come.is_cancelled() && self.items.send(item).await.is_ok()
     }
 
+    /// Waits until nothing is queued any more. False if the stream has ended. Waits as long as the peer does: bound it in
+    /// time.
+    pub(crate) async fn drained(&self) -> bool {
+        self.items.reserve_many(self.items.max_capacity()).await.is_ok()
+    }
+
     /// Ends the stream. The first status counts.
     pub(crate) fn end(&self, status: Status) {
         // Somebody else may have ended it already.
@@ -120,6 +126,21 @@ mod tests {
         assert_eq!(stream.next().await.unwrap().unwrap_err().message(), "first");
         assert!(stream.next().await.is_none());
         assert_eq!(slots.available_permits(), 1, "the place is free again");
+    }
+
+    #[tokio::test]
+    async fn it_is_drained_when_the_peer_has_read_everything() {
+        let (outbox, mut stream, _) = outbox_of_two();
+        assert!(outbox.deliver(1).await && outbox.deliver(2).await);
+        let mut drained = std::pin::pin!(outbox.drained());
+        assert!(futures_util::poll!(&mut drained).is_pending());
+        stream.next().await.unwrap().unwrap();
+        assert!(futures_util::poll!(&mut drained).is_pending());
+        stream.next().await.unwrap().unwrap();
+        assert!(drained.await);
+        assert_eq!([3, 4, 5].map(|item| outbox.offer(item)), [true, true, false], "there is room for all again");
+        drop(stream);
+        assert!(!outbox.drained().await);
     }
 
     #[tokio::test]

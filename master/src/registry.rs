@@ -20,7 +20,7 @@ use crate::topology::assignment::Assigned;
 use crate::topology::balance::{BalanceCounts, Balancer, Proposal, TreePlan};
 use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::forest::Forest;
-use crate::topology::{DrainRefusal, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
+use crate::topology::{DrainRefusal, Entry, Incarnation, Limits, NodeId, Refusal, Report, StreamId, Topology};
 
 /// What one master knows.
 #[derive(Debug)]
@@ -222,10 +222,12 @@ impl Registry {
 
     fn propose(&self, proposal: Proposal) {
         let (stream, node) = (proposal.stream, proposal.node.clone());
-        info!(%node, from = %proposal.parent, to = %proposal.target.id, "proposing a move");
+        let (from, to) = (proposal.parent.clone(), proposal.target.id.clone());
         let advice = Advice { kind: Some(advice::Kind::Move(messages::proposal(proposal))) };
-        if !self.advise(stream, advice) {
-            self.balancer().forget(&node);
+        if self.advise(stream, advice) {
+            info!(%node, %from, %to, "proposed a move");
+        } else {
+            self.balancer().forget(&node, Instant::now());
         }
     }
 
@@ -262,6 +264,14 @@ impl Registry {
         }
         self.announce();
         Ok(is_told.then_some(registered))
+    }
+
+    /// Asks a node to drain that was asked over an earlier stream, which may have been gone by then.
+    pub(crate) fn repeat_drain(&self, stream: StreamId, id: &NodeId, outbox: &Outbox<Advice>) {
+        let is_wanted = |entry: &Entry| entry.stream == stream && entry.drain_requested;
+        if self.lock().topology.entry(id.as_str()).is_some_and(is_wanted) {
+            self.offer(outbox, Advice { kind: Some(advice::Kind::Drain(Drain {})) });
+        }
     }
 
     fn balancer(&self) -> MutexGuard<'_, Balancer> {

@@ -115,10 +115,11 @@ impl Reader<'_> {
             log(self.registry, &refusal, &address);
             refused(&refusal)
         })?;
-        self.speaker = Some(speaker);
         if is_first {
             self.registry.welcome(self.outbox);
+            self.registry.repeat_drain(self.stream, &speaker.0, self.outbox);
         }
+        self.speaker = Some(speaker);
         Ok(())
     }
 }

@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tonic::transport::server::Connected;
 use tracing::debug;
 
-/// Handshakes at one time; others wait.
-const HANDSHAKES: usize = 256;
+/// Connections that have not said yet whether they are TLS, or are in the handshake, at one time; others wait. Many, since
+/// each that says nothing stays for some seconds.
+const HANDSHAKES: usize = 4096;
 
 /// A connection, plain or TLS.
 #[derive(Debug)]

@@ -37,6 +37,7 @@ pub(crate) struct Service {
     newcomers: mpsc::Sender<Outbox<Event>>,
     report_slots: Arc<Semaphore>,
     watch_slots: Arc<Semaphore>,
+    planning: Arc<Semaphore>,
     watcher_queue: usize,
     first_report_timeout: Duration,
     readers: TaskTracker,
@@ -62,6 +63,7 @@ impl Service {
             newcomers,
             report_slots: slots(bounds.report_streams),
             watch_slots: slots(bounds.watchers),
+            planning: slots(1),
             watcher_queue: bounds.watcher_queue.max(1),
             first_report_timeout: bounds.first_report_timeout,
             readers,
@@ -185,12 +187,17 @@ impl RegistryService for Service {
             self.registry.rebalance();
             info!("asked to balance the trees");
         }
-        let picture = self.registry.picture();
-        Ok(Response::new(pb::RebalanceResponse {
-            trees: self.registry.plan(&picture).into_iter().map(messages::tree_plan).collect(),
-            warming: picture.warming,
-            balances: self.registry.balances(),
-        }))
+        // It takes long in a large tree, and anybody may ask: one at a time, and beside everything else.
+        let turn = take(&self.planning, "plans")?;
+        let registry = Arc::clone(&self.registry);
+        let planning = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let picture = registry.picture();
+            let trees = registry.plan(&picture).into_iter().map(messages::tree_plan).collect();
+            pb::RebalanceResponse { trees, warming: picture.warming, balances: registry.balances() }
+        });
+        let answer = planning.await.map_err(|_| Status::internal("the plan could not be made; this is a bug"))?;
+        Ok(Response::new(answer))
     }
 
     async fn drain_node(

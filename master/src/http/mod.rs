@@ -33,6 +33,7 @@ use crate::error::MasterError;
 use crate::messages;
 use crate::metrics::{self, Open};
 use crate::registry::Registry;
+use crate::topology::DrainRefusal;
 use crate::users;
 
 use state::{Frame, Told};
@@ -201,6 +202,13 @@ async fn drain(State(shared): State<Arc<Shared>>, Path(id): Path<String>, header
             (StatusCode::ACCEPTED, "asked\n").into_response()
         }
         Ok(None) => (StatusCode::SERVICE_UNAVAILABLE, "the node does not read what it is sent\n").into_response(),
-        Err(refusal) => (StatusCode::CONFLICT, format!("{refusal}\n")).into_response(),
+        Err(refusal) => {
+            let status = match refusal {
+                DrainRefusal::Unknown(_) => StatusCode::NOT_FOUND,
+                DrainRefusal::Silent(_) => StatusCode::SERVICE_UNAVAILABLE,
+                DrainRefusal::OtherStart { .. } | DrainRefusal::Draining(_) => StatusCode::CONFLICT,
+            };
+            (status, format!("{refusal}\n")).into_response()
+        }
     }
 }

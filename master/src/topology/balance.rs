@@ -158,8 +158,10 @@ impl Balancer {
                 is_done = false;
                 continue;
             }
-            let Some(next) = self.next_move(forest, root, &members, now) else { continue };
-            is_done = false;
+            let next = self.next_move(forest, root, &members, now);
+            // Where nobody may be asked for the moment there still is something to do.
+            is_done &= next.is_none() && self.is_good(root);
+            let Some(next) = next else { continue };
             proposals.extend(self.propose(forest, root, &next, now));
         }
         if is_done {
@@ -181,9 +183,10 @@ impl Balancer {
         self.requested_until = Some(now + ON_REQUEST);
     }
 
-    /// A proposal did not reach its node.
-    pub fn forget(&mut self, node: &NodeId) {
+    /// A proposal did not reach its node, which is left alone for a while.
+    pub fn forget(&mut self, node: &NodeId, now: Instant) {
         self.proposed.remove(node);
+        set_back(&mut self.setbacks, node, now);
         self.counts.proposed = self.counts.proposed.saturating_sub(1);
     }
 
@@ -568,6 +571,27 @@ mod tests {
         }
         assert!(moves > 0 && masters.depth() <= 4);
         assert_eq!(masters.balancers[0].requested_until, None);
+    }
+
+    #[test]
+    fn an_operators_wish_outlasts_those_who_would_not_move_just_now() {
+        let mut masters = Masters::over_line(5, 1);
+        let look = |masters: &mut Masters| {
+            masters.world.now += SECOND;
+            masters.repeat_reports();
+            let forest = masters.world.topology.forest(masters.world.now);
+            masters.balancers[0].look(&forest, false, masters.world.now)
+        };
+        masters.balancers[0].request(masters.world.now);
+        let mut moved = false;
+        for second in 0..300 {
+            for proposal in look(&mut masters) {
+                let outcome = if second < 10 { MoveOutcome::NodeWontMove } else { MoveOutcome::Moved };
+                masters.answer(&proposal, outcome);
+                moved |= outcome == MoveOutcome::Moved;
+            }
+        }
+        assert!(moved, "it is asked again");
     }
 
     #[test]

@@ -166,6 +166,9 @@ impl<'a> Shape<'a> {
         let crowded = self.nodes.iter().filter(|node| node.taken > node.capacity);
         let mut children: Vec<usize> =
             crowded.flat_map(|node| &node.children).copied().filter(|at| self.may_move(*at)).collect();
+        if children.is_empty() {
+            return None;
+        }
         children.sort_by_key(|at| self.nodes.get(*at).map(|node| (node.size, node.id)));
         let mut slots = self.slots();
         slots.sort_by_key(|at| self.nodes.get(*at).map(|node| (node.depth, node.id)));

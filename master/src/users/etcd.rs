@@ -9,7 +9,7 @@ use std::time::Duration;
 use arborcast_proto::wire::Secret;
 use arborcast_tls::{Tls, connector};
 use thiserror::Error;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
@@ -47,7 +47,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long all of them together may take.
 const PATIENCE: Duration = Duration::from_millis(2500);
 
-/// After all of them were asked in vain.
+/// After all of them were asked in vain; twice as long after the next time, and so on.
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a quiet connection is asked whether it still stands. etcd ends those that ask more often than every five
@@ -137,6 +137,14 @@ struct Member {
     watches: Channel,
     /// What it gave us for name and password.
     token: Mutex<Option<Header>>,
+    /// Held while it is asked for that: it takes etcd a tenth of a second of a processor, which is enough once.
+    login: tokio::sync::Mutex<()>,
+}
+
+impl Member {
+    fn token(&self) -> Option<Header> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
 }
 
 impl Etcd {
@@ -159,7 +167,13 @@ impl Etcd {
                 Some(tls) => endpoint.connect_with_connector_lazy(connector(Arc::clone(tls))),
                 None => endpoint.connect_lazy(),
             };
-            Ok(Member { address: address.clone(), calls: channel(), watches: channel(), token: Mutex::default() })
+            Ok(Member {
+                address: address.clone(),
+                calls: channel(),
+                watches: channel(),
+                token: Mutex::default(),
+                login: tokio::sync::Mutex::default(),
+            })
         };
         let members = addresses.iter().map(member).collect::<Result<_, _>>()?;
         Ok(Self { members, preferred: AtomicUsize::new(0), login })
@@ -219,7 +233,8 @@ impl Etcd {
         let mut last = EtcdError::NoQuorum("no member is known".to_owned());
         for (attempt, index) in (first..first.saturating_add(self.members.len())).cycle().enumerate() {
             if attempt > 0 && attempt.is_multiple_of(self.members.len()) {
-                sleep(PAUSE).await;
+                let rounds = attempt / self.members.len().max(1) - 1;
+                sleep_until(deadline.min(Instant::now() + PAUSE * (1 << rounds.min(6)))).await;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let index = index % self.members.len().max(1);
@@ -231,7 +246,8 @@ impl Etcd {
                     return Ok(answer);
                 }
                 Ok(Err(error)) => error,
-                Err(_elapsed) => EtcdError::NoQuorum(format!("{} does not answer in time", member.address)),
+                // What clients are told does not say where it is.
+                Err(_elapsed) => EtcdError::NoQuorum("a member does not answer in time".to_owned()),
             };
             debug!(member = member.address, %error, "etcd did not do it");
             if !error.is_passing() {
@@ -251,16 +267,17 @@ impl Etcd {
         F: Future<Output = Result<T, Status>> + Send,
     {
         let Some(login) = &self.login else { return call(member, None).await.map_err(|status| EtcdError::of(&status)) };
-        let known = member.token.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let is_known = known.is_some();
-        let token = match known {
-            Some(token) => token,
-            None => log_in(member, login).await?,
+        let known = member.token();
+        let token = match &known {
+            Some(token) => token.clone(),
+            None => log_in(member, login, None).await?,
         };
         match call(member, Some(token)).await {
             // It forgets tokens after some minutes, and when it starts again.
-            Err(status) if is_known && matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) => {
-                let token = log_in(member, login).await?;
+            Err(status)
+                if known.is_some() && matches!(status.code(), Code::Unauthenticated | Code::InvalidArgument) =>
+            {
+                let token = log_in(member, login, known.as_ref()).await?;
                 call(member, Some(token)).await.map_err(|status| EtcdError::of(&status))
             }
             outcome => outcome.map_err(|status| EtcdError::of(&status)),
@@ -268,7 +285,12 @@ impl Etcd {
     }
 }
 
-async fn log_in(member: &Member, login: &Login) -> Result<Header, EtcdError> {
+/// A token other than the one that is no good any more. Of those who need one at a time the first gets it for all.
+async fn log_in(member: &Member, login: &Login, stale: Option<&Header>) -> Result<Header, EtcdError> {
+    let _turn = member.login.lock().await;
+    if let Some(token) = member.token().filter(|token| Some(token) != stale) {
+        return Ok(token);
+    }
     let request = AuthenticateRequest { name: login.name.clone(), password: login.password.expose().to_owned() };
     let answer = AuthClient::new(member.calls.clone()).authenticate(Request::new(request)).await;
     let token = answer.map_err(|status| EtcdError::of(&status))?.into_inner().token;

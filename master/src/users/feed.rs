@@ -116,7 +116,10 @@ impl Feed<'_> {
             let is_last = page.next.is_none();
             let users = page.users.into_iter().map(User::from).collect();
             let whole = Whole { users, is_first, position: is_last.then(|| told(position)) };
-            let delivery = self.outbox.deliver(Message { kind: Some(Kind::Whole(whole)) });
+            // What follows the last part must not find the queue full of parts.
+            let delivery = async {
+                self.outbox.deliver(Message { kind: Some(Kind::Whole(whole)) }).await && self.outbox.drained().await
+            };
             if tokio::time::timeout(READ_TIMEOUT, delivery).await != Ok(true) {
                 return Err(Ended::With(too_slow()));
             }

@@ -24,6 +24,20 @@ async fn the_node_hears_it_and_is_no_candidate_from_then_on() {
     assert_eq!(refused.code(), Code::FailedPrecondition);
 }
 
+/// What was said over a stream that had just broken would be lost, and the master would wait for ever.
+#[tokio::test]
+async fn a_node_that_comes_again_hears_it_again() {
+    let master = Master::start().await;
+    let _broken = Reporter::register(&master, root("a")).await;
+    drain(&master, "a", 1).await.unwrap();
+    let mut again = Reporter::register(&master, root("a")).await;
+    assert!(matches!(again.next().await.unwrap(), Some(advice::Kind::Drain(_))));
+    // One that was started again was not meant.
+    let started_again = NodeReport { incarnation: 2, ..root("a") };
+    let _node = Reporter::register(&master, started_again).await;
+    assert!(!master.node("a").await.unwrap().drain_requested);
+}
+
 #[tokio::test]
 async fn who_cant_be_asked_is_said() {
     let master = Master::start().await;
