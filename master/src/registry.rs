@@ -186,12 +186,18 @@ impl Registry {
         is_sent
     }
 
-    /// Where a root could attach.
+    /// Where a root could attach. In a large tree it takes some milliseconds to find that out, in which others go on: who
+    /// asks in the same moment may be promised the same place.
     ///
     /// # Errors
     /// When a later start of the asker is registered.
     pub(crate) fn find_parent(&self, asker: &Asker) -> Result<Vec<Candidate>, Refusal> {
-        self.lock().topology.find_parent(asker, Instant::now())
+        let Picture { topology, now, .. } = self.picture();
+        let candidates = topology.find_parent(asker, now)?;
+        if let Some(best) = candidates.first() {
+            self.lock().topology.promise(asker.id.clone(), best.id.clone(), now);
+        }
+        Ok(candidates)
     }
 
     /// A node for one client.

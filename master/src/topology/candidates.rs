@@ -74,23 +74,27 @@ struct Rank<'a> {
 }
 
 impl Topology {
-    /// Where the asker could attach, best first; at most [`MAX_CANDIDATES`]. The first is promised to it for a moment,
-    /// so that others who ask meanwhile are sent elsewhere.
+    /// Where the asker could attach, best first; at most [`MAX_CANDIDATES`]. The first is to be [promised](Self::promise) to
+    /// it.
     ///
     /// Never the asker, nor whoever is below it by any report; only fragments with a smaller key; only nodes with a free
     /// slot that are neither silent nor draining, and in no reported circle.
     ///
     /// # Errors
     /// [`Refusal::LaterStart`] if the asker is not the latest start of its node.
-    pub fn find_parent(&mut self, asker: &Asker, now: Instant) -> Result<Vec<Candidate>, Refusal> {
+    pub fn find_parent(&self, asker: &Asker, now: Instant) -> Result<Vec<Candidate>, Refusal> {
         if self.entry(asker.id.as_str()).is_some_and(|entry| entry.report.incarnation > asker.incarnation) {
             return Err(Refusal::LaterStart { id: asker.id.clone() });
         }
-        let candidates = self.candidates(&self.forest(now), asker, now);
-        if let Some(best) = candidates.first() {
-            self.promise(asker.id.clone(), best.id.clone(), now);
+        Ok(self.candidates(&self.forest(now), asker, now))
+    }
+
+    /// Promises a place to who has asked for one, for a moment, so that others who ask meanwhile are sent elsewhere.
+    pub fn promise(&mut self, asker: NodeId, candidate: NodeId, now: Instant) {
+        self.promises.retain(|_, promise| now < promise.until);
+        if self.promises.len() < self.limits.nodes || self.promises.contains_key(&asker) {
+            self.promises.insert(asker, Promise { candidate, until: now + PROMISE });
         }
-        Ok(candidates)
     }
 
     /// The roots that may have to hear of a fragment with a smaller key: all but those of the smallest, and those that
@@ -147,13 +151,6 @@ impl Topology {
             }
         }
         found
-    }
-
-    fn promise(&mut self, asker: NodeId, candidate: NodeId, now: Instant) {
-        self.promises.retain(|_, promise| now < promise.until);
-        if self.promises.len() < self.limits.nodes || self.promises.contains_key(&asker) {
-            self.promises.insert(asker, Promise { candidate, until: now + PROMISE });
-        }
     }
 
     /// How many slots of each node are promised and not taken yet.
@@ -244,9 +241,16 @@ mod tests {
         Asker { id: id.into(), incarnation: Incarnation(1), key, leave_out: BTreeSet::new() }
     }
 
-    fn ids(world: &mut World, asker: &Asker) -> Vec<String> {
+    fn find(world: &mut World, asker: &Asker) -> Vec<Candidate> {
         let found = world.topology.find_parent(asker, world.now).unwrap();
-        found.into_iter().map(|candidate| candidate.id.to_string()).collect()
+        if let Some(best) = found.first() {
+            world.topology.promise(asker.id.clone(), best.id.clone(), world.now);
+        }
+        found
+    }
+
+    fn ids(world: &mut World, asker: &Asker) -> Vec<String> {
+        find(world, asker).into_iter().map(|candidate| candidate.id.to_string()).collect()
     }
 
     fn orphan(id: &str) -> Report {
@@ -321,7 +325,7 @@ mod tests {
     fn a_node_that_has_not_heard_of_its_roots_new_key_counts_by_that_key() {
         let mut world = World::with([orphan("c"), below(&["a", "c", "d"])]);
         assert_eq!(ids(&mut world, &asker("b", key(1, "b"))), <[&str; 0]>::default());
-        let found = world.topology.find_parent(&asker("x", key(1, "x")), world.now).unwrap();
+        let found = find(&mut world, &asker("x", key(1, "x")));
         assert!(found.iter().all(|candidate| candidate.key == key(1, "c")), "{found:?}");
     }
 
@@ -390,7 +394,7 @@ mod tests {
 
     #[test]
     fn an_earlier_start_of_the_asker_is_refused() {
-        let mut world = World::with([Report { incarnation: Incarnation(2), ..node("x") }]);
+        let world = World::with([Report { incarnation: Incarnation(2), ..node("x") }]);
         let refused = world.topology.find_parent(&asker("x", key(1, "x")), world.now);
         assert_eq!(refused, Err(Refusal::LaterStart { id: "x".into() }));
     }
