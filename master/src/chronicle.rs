@@ -1,11 +1,11 @@
-//! Which nodes are gone, and what the last heal of each node was: what metrics tell of one by one.
+//! What happened lately; and which nodes are gone, and what the last heal of each node was: what metrics tell of one by one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::topology::NodeId;
-use crate::topology::history::{Happening, What};
+use crate::topology::history::{Happening, MAX_EVENTS, What};
 
 /// How many of each are remembered; the oldest are forgotten first.
 const MOST: usize = 100;
@@ -16,6 +16,7 @@ pub(crate) struct Chronicle(Mutex<Pages>);
 
 #[derive(Debug, Default)]
 struct Pages {
+    happenings: VecDeque<Happening>,
     gone: BTreeMap<NodeId, Gone>,
     heals: BTreeMap<NodeId, Heal>,
 }
@@ -47,6 +48,10 @@ impl Chronicle {
     pub(crate) fn take(&self, happening: &Happening) {
         let at = happening.at;
         let mut pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if pages.happenings.len() >= MAX_EVENTS {
+            pages.happenings.pop_front();
+        }
+        pages.happenings.push_back(happening.clone());
         match &happening.what {
             What::Joined { node, .. } => drop(pages.gone.remove(node)),
             What::Lost { node, is_silent } => {
@@ -71,7 +76,13 @@ impl Chronicle {
         forget_oldest(&mut pages.heals, |heal| heal.at);
     }
 
-    /// All of it.
+    /// What happened since the one with this number, oldest first.
+    pub(crate) fn since(&self, number: u64) -> Vec<Happening> {
+        let pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pages.happenings.iter().filter(|happening| happening.number > number).cloned().collect()
+    }
+
+    /// Who is gone, and the last heals.
     pub(crate) fn read(&self) -> (BTreeMap<NodeId, Gone>, BTreeMap<NodeId, Heal>) {
         let pages = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         (pages.gone.clone(), pages.heals.clone())

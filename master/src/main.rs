@@ -4,14 +4,14 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use arborcast_cli::{logging, open_files};
+use arborcast_cli::{logging, open_files, say};
 use arborcast_master::cli::{Cli, Parsed};
 use arborcast_master::http::Page;
 use arborcast_master::{connections, listen, secured, serve_with_page};
 use arborcast_serve::shutdown::StopSignals;
 use arborcast_tls::{Acceptor, Protocol, Tls, hangups, reload_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::debug;
 
 fn main() -> ExitCode {
     let parsed = Cli::read(std::env::args_os()).unwrap_or_else(|error| error.exit());
@@ -76,11 +76,4 @@ async fn run(
     };
     forwarder.abort();
     Ok(outcome?)
-}
-
-/// A line for whoever started the master. That nobody reads it is no reason not to serve.
-fn say(line: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()) {
-        error!(%error, "can't write to standard output");
-    }
 }

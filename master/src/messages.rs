@@ -13,6 +13,7 @@ use crate::topology::candidates::{Asker, Candidate};
 use crate::topology::changes::{Change, Departure};
 use crate::topology::faults::{Fault, FaultKind};
 use crate::topology::forest::{NodeView, Tree};
+use crate::topology::history::{Happening, Kind};
 use crate::topology::naming::NamedServer;
 use crate::topology::plan::Move;
 use crate::topology::{FragmentKey, Incarnation, MoveAnswer, MoveOutcome, NodeId, Report, State};
@@ -281,6 +282,25 @@ pub(crate) fn node(view: &NodeView) -> pb::Node {
         drain_requested: view.drain_requested,
         tree_root_id: view.tree_root.as_ref().map(NodeId::to_string).unwrap_or_default(),
         activities_per_second: view.traffic.per_second(),
+    }
+}
+
+/// Something that happened, for people.
+pub(crate) fn happening(happening: &Happening) -> pb::Happening {
+    let (kind, node, text) = happening.what.words();
+    let kind = match kind {
+        Kind::MasterStarted => pb::HappeningKind::MasterStarted,
+        Kind::Joined => pb::HappeningKind::Joined,
+        Kind::Lost => pb::HappeningKind::Lost,
+        Kind::Reattached => pb::HappeningKind::Reattached,
+        Kind::Drained => pb::HappeningKind::Drained,
+    };
+    pb::Happening {
+        number: happening.number,
+        at: Some(happening.at.into()),
+        kind: kind.into(),
+        node_id: node.map(NodeId::to_string).unwrap_or_default(),
+        text,
     }
 }
 

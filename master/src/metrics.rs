@@ -157,6 +157,11 @@ impl Metrics {
         }
         self.chronicle.take(happening);
     }
+
+    /// What happened lately.
+    pub(crate) fn chronicle(&self) -> &Chronicle {
+        &self.chronicle
+    }
 }
 
 /// One watcher.

@@ -83,15 +83,13 @@ where
     let tasks = TaskTracker::new();
     let tickets = TicketOffice::new(&secret, registry.master_id().to_owned());
     let authorizer = Authorizer::new(secret);
-    if let Some(page) = page {
-        tasks.spawn(http::serve(
-            page,
-            Arc::clone(&registry),
-            authorizer.clone(),
-            users.as_ref().map(Users::metrics),
-            stop.clone(),
-        ));
-    }
+    match page {
+        Some(page) => {
+            let counted = users.as_ref().map(Users::metrics);
+            tasks.spawn(http::serve(page, Arc::clone(&registry), authorizer.clone(), counted, stop.clone()))
+        }
+        None => tasks.spawn(http::remember(Arc::clone(&registry), stop.clone())),
+    };
     let (reporter, health_service) = tonic_health::server::health_reporter();
     health::begin(&reporter).await;
     let users = users

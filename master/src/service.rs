@@ -134,6 +134,15 @@ impl RegistryService for Service {
         }
     }
 
+    async fn get_history(
+        &self,
+        request: Request<pb::GetHistoryRequest>,
+    ) -> Result<Response<pb::GetHistoryResponse>, Status> {
+        let happenings = self.registry.metrics().chronicle().since(request.into_inner().after);
+        let happenings = happenings.iter().map(messages::happening).collect();
+        Ok(Response::new(pb::GetHistoryResponse { happenings }))
+    }
+
     async fn watch_topology(
         &self,
         _: Request<pb::WatchTopologyRequest>,

@@ -11,9 +11,9 @@ use arborcast_proto::registry::advice::Kind;
 use arborcast_proto::registry::registry_server::{Registry, RegistryServer};
 use arborcast_proto::registry::{
     Advice, AssignClientRequest, AssignClientResponse, Candidate, DrainNodeRequest, DrainNodeResponse,
-    FindParentRequest, FindParentResponse, GetNodeRequest, GetTopologyRequest, ListNodesRequest, ListNodesResponse,
-    Node, NodeReport, OtherFragment, RebalanceRequest, RebalanceResponse, Topology, WatchTopologyRequest,
-    WatchTopologyResponse, Welcome,
+    FindParentRequest, FindParentResponse, GetHistoryRequest, GetHistoryResponse, GetNodeRequest, GetTopologyRequest,
+    ListNodesRequest, ListNodesResponse, Node, NodeReport, OtherFragment, RebalanceRequest, RebalanceResponse,
+    Topology, WatchTopologyRequest, WatchTopologyResponse, Welcome,
 };
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -180,6 +180,10 @@ impl Registry for Service {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let nodes = reports.into_values().map(|report| Node { report: Some(report), ..Node::default() });
         Ok(Response::new(ListNodesResponse { nodes: nodes.collect(), ..ListNodesResponse::default() }))
+    }
+
+    async fn get_history(&self, _: Request<GetHistoryRequest>) -> Result<Response<GetHistoryResponse>, Status> {
+        Err(Status::unimplemented("not played"))
     }
 
     async fn get_node(&self, _: Request<GetNodeRequest>) -> Result<Response<Node>, Status> {

@@ -99,6 +99,21 @@ fn a_node_that_drains_is_told_and_is_not_lost() {
     quit(terminal);
 }
 
+/// Whoever looks only now finds out all the same.
+#[test]
+fn what_happened_before_it_began_is_told_by_the_master() {
+    let mut forest = grow(1, 7);
+    let inner = forest.shape().inner()[0];
+    let (name, child) = (forest.id(inner).to_owned(), forest.shape().children_of(inner)[0]);
+    forest.kill(inner);
+    forest.shape();
+    let terminal = top(forest.master_addresses(), 6);
+    terminal.wait_for_row(&format!("{name} lost"));
+    terminal.wait_for_row(&format!("{} re-attached from {name} to ", forest.id(child)));
+    terminal.wait_for_row("watching master");
+    quit(terminal);
+}
+
 #[test]
 fn keys_mark_find_fold_explain_and_pause() {
     let mut forest = grow(1, 5);

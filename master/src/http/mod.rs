@@ -98,6 +98,12 @@ struct Shared {
     streams: Arc<Semaphore>,
 }
 
+/// Without a page: what happens is written down all the same, until told to stop.
+pub(crate) async fn remember(registry: Arc<Registry>, stop: CancellationToken) {
+    let (frames, _) = watch::channel(Arc::default());
+    stop.run_until_cancelled(state::follow(registry, frames, Vec::new())).await;
+}
+
 /// Answers until told to stop. What is being answered then is cut.
 pub(crate) async fn serve(
     page: Page,

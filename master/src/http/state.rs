@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use crate::metrics::state_name;
 use crate::registry::{Picture, Registry};
 use crate::topology::changes::Tracker;
-use crate::topology::history::{Happening, History, MAX_EVENTS, What};
+use crate::topology::history::{Happening, History, Kind, MAX_EVENTS};
 use crate::topology::{Entry, NodeId};
 
 /// How often the page is told of rates and ages while nothing else changes. The page takes a stream that says nothing for
@@ -77,6 +77,7 @@ impl Frame {
 pub(super) async fn follow(registry: Arc<Registry>, frames: watch::Sender<Arc<Frame>>, peers: Vec<String>) {
     let mut tracker = Tracker::default();
     let mut history = History::new(SystemTime::now());
+    history.happenings().for_each(|happening| registry.metrics().happened(happening));
     let mut happenings: VecDeque<_> = history.happenings().map(numbered).collect();
     let (mut number, mut tree) = (0, String::new());
     let mut next_frame = Instant::now();
@@ -144,36 +145,18 @@ fn rates(picture: &Picture) -> String {
 }
 
 fn numbered(happening: &Happening) -> (u64, Arc<str>) {
-    let (kind, node, text) = words(&happening.what);
+    let (kind, node, text) = happening.what.words();
+    let kind = match kind {
+        Kind::MasterStarted => "master",
+        Kind::Joined => "joined",
+        Kind::Lost => "lost",
+        Kind::Reattached => "re-attached",
+        Kind::Drained => "drained",
+    };
     let at = millis(happening.at.duration_since(UNIX_EPOCH).unwrap_or_default());
     let node = node.map(NodeId::as_str);
     let happened = json!({ "number": happening.number, "at": at, "kind": kind, "node": node, "text": text });
     (happening.number, happened.to_string().into())
-}
-
-/// Of which kind it is, to which node it happened, and what.
-fn words(what: &What) -> (&'static str, Option<&NodeId>, String) {
-    let named = |id: &Option<NodeId>| id.as_ref().map_or_else(|| "an unknown parent".to_owned(), ToString::to_string);
-    let (kind, node, text) = match what {
-        What::MasterStarted => return ("master", None, "this master started".into()),
-        What::Joined { node, was_there: true, .. } => ("joined", node, format!("{node} was there")),
-        What::Joined { node, .. } => ("joined", node, format!("{node} joined")),
-        What::Attached { node, to } => ("joined", node, format!("{node} attached to {to}")),
-        What::Orphaned { node, from } => ("lost", node, format!("{node} lost its parent {}", named(from))),
-        What::Reattached { node, from, to, after } => {
-            let after = after.as_millis();
-            ("re-attached", node, format!("{node} re-attached from {} to {to} in {after} ms", named(from)))
-        }
-        What::Moved { node, from, to } => ("re-attached", node, format!("{node} moved from {from} to {to}")),
-        What::BecameRoot { node, after } => {
-            ("re-attached", node, format!("{node} became the root in {} ms", after.as_millis()))
-        }
-        What::Draining { node, .. } => ("drained", node, format!("{node} drains")),
-        What::Drained { node } => ("drained", node, format!("{node} drained")),
-        What::Lost { node, is_silent: true } => ("lost", node, format!("{node} fell silent")),
-        What::Lost { node, .. } => ("lost", node, format!("{node} lost")),
-    };
-    (kind, Some(node), text)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -107,7 +107,48 @@ pub enum What {
     },
 }
 
+/// Of which kind it is, to tell what is worrying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The master started.
+    MasterStarted,
+    /// A node came, or has its first parent.
+    Joined,
+    /// A node is gone, or has lost its parent.
+    Lost,
+    /// A node has another place.
+    Reattached,
+    /// A node hands over, or has.
+    Drained,
+}
+
 impl What {
+    /// Of which kind it is, to which node it happened, and what, for people.
+    pub fn words(&self) -> (Kind, Option<&NodeId>, String) {
+        let named =
+            |id: &Option<NodeId>| id.as_ref().map_or_else(|| "an unknown parent".to_owned(), ToString::to_string);
+        let (kind, node, text) = match self {
+            Self::MasterStarted => return (Kind::MasterStarted, None, "this master started".into()),
+            Self::Joined { node, was_there: true, .. } => (Kind::Joined, node, format!("{node} was there")),
+            Self::Joined { node, .. } => (Kind::Joined, node, format!("{node} joined")),
+            Self::Attached { node, to } => (Kind::Joined, node, format!("{node} attached to {to}")),
+            Self::Orphaned { node, from } => (Kind::Lost, node, format!("{node} lost its parent {}", named(from))),
+            Self::Reattached { node, from, to, after } => {
+                let after = after.as_millis();
+                (Kind::Reattached, node, format!("{node} re-attached from {} to {to} in {after} ms", named(from)))
+            }
+            Self::Moved { node, from, to } => (Kind::Reattached, node, format!("{node} moved from {from} to {to}")),
+            Self::BecameRoot { node, after } => {
+                (Kind::Reattached, node, format!("{node} became the root in {} ms", after.as_millis()))
+            }
+            Self::Draining { node, .. } => (Kind::Drained, node, format!("{node} drains")),
+            Self::Drained { node } => (Kind::Drained, node, format!("{node} drained")),
+            Self::Lost { node, is_silent: true } => (Kind::Lost, node, format!("{node} fell silent")),
+            Self::Lost { node, .. } => (Kind::Lost, node, format!("{node} lost")),
+        };
+        (kind, Some(node), text)
+    }
+
     /// How long a tree took to be whole again at this place.
     pub fn healed_after(&self) -> Option<Duration> {
         match self {

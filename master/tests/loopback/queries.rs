@@ -1,7 +1,9 @@
-use arborcast_proto::registry::{FaultKind, GetNodeRequest, ListNodesRequest, NodeReport};
+use arborcast_proto::registry::{
+    FaultKind, GetHistoryRequest, GetNodeRequest, HappeningKind, ListNodesRequest, NodeReport,
+};
 use tonic::Code;
 
-use crate::harness::{Master, Reporter, child, root, soon};
+use crate::harness::{Master, Reporter, child, root, soon, until};
 
 #[tokio::test]
 async fn the_topology_shows_nodes_trees_and_faults() {
@@ -50,4 +52,31 @@ async fn an_unknown_node_is_not_found_and_no_name_is_no_argument() {
     assert!(unknown.message().contains("node x"), "{unknown:?}");
     let nameless = soon(master.client().await.get_node(GetNodeRequest::default())).await.unwrap_err();
     assert_eq!(nameless.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn what_happened_is_told_in_order_also_without_a_page() {
+    let master = Master::start().await;
+    let history = async |after: u64| {
+        let request = GetHistoryRequest { after };
+        soon(master.client().await.get_history(request)).await.unwrap().into_inner().happenings
+    };
+    let node = Reporter::register(&master, root("a")).await;
+    until(async || match history(0).await.iter().any(|it| it.text == "a joined" || it.text == "a was there") {
+        true => Ok(()),
+        false => Err("nobody has joined".to_owned()),
+    })
+    .await;
+    drop(node);
+    let all = until(async || {
+        let all = history(0).await;
+        if all.iter().any(|it| it.text == "a lost") { Ok(all) } else { Err(format!("{all:?}")) }
+    })
+    .await;
+    assert_eq!(all[0].kind(), HappeningKind::MasterStarted);
+    assert!(all.is_sorted_by_key(|it| it.number) && all.iter().all(|it| it.at.is_some()), "{all:?}");
+    let lost = all.last().unwrap();
+    assert_eq!((lost.kind(), lost.node_id.as_str()), (HappeningKind::Lost, "a"));
+    assert_eq!(history(lost.number - 1).await, std::slice::from_ref(lost));
+    assert_eq!(history(u64::MAX).await, []);
 }

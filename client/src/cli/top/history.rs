@@ -114,6 +114,11 @@ pub(crate) enum What {
     Restarted {
         node: String,
     },
+    /// What a master remembers from before anybody was watching here, in its words.
+    Remembered {
+        text: String,
+        tone: Tone,
+    },
 }
 
 /// How it is to be taken.
@@ -135,6 +140,7 @@ impl What {
             Self::Reattached { .. } | Self::BecameRoot { .. } | Self::Healed { .. } | Self::MasterBack { .. } => {
                 Tone::Good
             }
+            Self::Remembered { tone, .. } => *tone,
             Self::Watching { .. }
             | Self::SourceRestarted { .. }
             | Self::Joined { .. }

@@ -9,14 +9,15 @@ use arborcast_client::Address;
 use arborcast_client::tls::{Tls, connector};
 use arborcast_proto::registry::registry_client::RegistryClient;
 use arborcast_proto::registry::{
-    ChangeKind, GetTopologyRequest, TopologyChange, WatchTopologyRequest, watch_topology_response,
+    ChangeKind, GetHistoryRequest, GetTopologyRequest, HappeningKind, TopologyChange, WatchTopologyRequest,
+    watch_topology_response,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-use super::history::Change;
+use super::history::{Change, Tone, What};
 use super::model::Update;
 use super::picture::{Node, Picture};
 
@@ -45,12 +46,14 @@ fn name(master: &Address) -> String {
 /// Says what there is to see until nobody listens any more.
 pub(crate) async fn follow(masters: Vec<Address>, tls: Option<Arc<Tls>>, updates: mpsc::Sender<Update>) {
     let mut pause = FIRST_PAUSE;
+    let mut knows_the_past = false;
     loop {
         let mut was_seen = false;
         for master in &masters {
-            let mut watch = Watch { source: name(master), updates: &updates, has_begun: false };
+            let mut watch = Watch { source: name(master), updates: &updates, knows_the_past, has_begun: false };
             let reason = watch.run(master, tls.as_ref()).await;
             was_seen |= watch.has_begun;
+            knows_the_past |= watch.has_begun;
             let gone = Update::Gone { source: name(master), reason };
             if updates.send(gone).await.is_err() {
                 return;
@@ -128,6 +131,8 @@ fn innermost(error: &dyn Error) -> String {
 struct Watch<'a> {
     source: String,
     updates: &'a mpsc::Sender<Update>,
+    /// It was seen before: what happened is known, or a row says that nobody was watching.
+    knows_the_past: bool,
     has_begun: bool,
 }
 
@@ -147,6 +152,9 @@ impl Watch<'_> {
         let Some(watch_topology_response::Kind::Topology(first)) = first else {
             return Err("it does not begin with the whole tree".to_owned());
         };
+        if !self.knows_the_past {
+            self.remember(&mut registry).await?;
+        }
         let began = Picture::read(self.source.clone(), first, SystemTime::now());
         self.has_begun = true;
         self.send(Update::Began(Box::new(began))).await?;
@@ -180,6 +188,22 @@ impl Watch<'_> {
             ended = looks => ended,
             ended = changes => ended,
         }
+    }
+
+    /// What happened before. A master of an earlier version knows nothing of that.
+    async fn remember(&self, registry: &mut Registry) -> Result<(), String> {
+        let Ok(answer) = in_time(registry.get_history(GetHistoryRequest::default())).await else { return Ok(()) };
+        for happening in answer.into_inner().happenings {
+            let tone = match happening.kind() {
+                HappeningKind::Lost => Tone::Bad,
+                HappeningKind::Reattached => Tone::Good,
+                HappeningKind::Drained => Tone::Worrying,
+                HappeningKind::Unspecified | HappeningKind::MasterStarted | HappeningKind::Joined => Tone::Plain,
+            };
+            let at = happening.at.and_then(|at| at.try_into().ok()).unwrap_or(SystemTime::UNIX_EPOCH);
+            self.send(Update::Told(at, What::Remembered { text: happening.text, tone })).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, update: Update) -> Result<(), String> {

@@ -66,6 +66,7 @@ fn words(what: &What, name: impl Fn(&str) -> String) -> String {
         }
         What::MasterLost { node, master } => format!("{} has lost the master {}", name(node), name(master)),
         What::MasterBack { node, master } => format!("{} has the master {} again", name(node), name(master)),
+        What::Remembered { text, .. } => shown(text, 400),
         What::Restarted { node } => format!("{} has started anew", name(node)),
     }
 }
