@@ -66,7 +66,7 @@ async fn a_bad_line_ends_it_and_what_came_before_is_taken() {
 #[tokio::test]
 async fn a_bad_argument_is_told_without_asking_a_server() {
     let ended = Arborcast::start(&["send", "hello"], 1).end().await;
-    ended.expect_code(1);
+    ended.expect_code(2);
     assert_eq!(ended.stderr, "arborcast: the activity is not JSON (expected value at column 1)\n");
 }
 

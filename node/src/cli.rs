@@ -260,8 +260,8 @@ impl Cli {
             let memory = Memory { id: id.clone(), incarnation, servers: memory.servers.clone() };
             memory.save(path).map_err(|error| unusable(&format!("cannot write {}: {error}", path.display())))?;
         }
-        if is_extended && id.contains(char::is_control) {
-            return Err(unusable("with masters or --extended an id has no control characters"));
+        if !self.master.is_empty() && id.contains(char::is_control) {
+            return Err(unusable("masters take no --id with control characters"));
         }
         let extensions = is_extended.then(|| Extensions {
             heartbeat_interval: self.heartbeat_interval,

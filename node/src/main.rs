@@ -3,13 +3,13 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use arborcast_cli::{logging, open_files};
+use arborcast_cli::{logging, open_files, say};
 use arborcast_node::cli::{Cli, Parsed};
 use arborcast_node::import::import_users;
 use arborcast_node::{NodeError, Server};
 use arborcast_serve::shutdown::StopSignals;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
+use tracing::debug;
 
 /// Some users could not be brought to the masters, since their names are others' there.
 const CONFLICTS: u8 = 3;
@@ -73,11 +73,4 @@ async fn import(Parsed { settings, .. }: Parsed) -> Result<ExitCode, Box<dyn std
     }
     tell(&format!("{} names are there with other credentials, and were left as they are", imported.conflicts.len()));
     Ok(ExitCode::from(CONFLICTS))
-}
-
-/// A line for whoever started the node. That nobody reads it is no reason not to serve.
-fn say(line: &str) {
-    if let Err(error) = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()) {
-        error!(%error, "can't write to standard output");
-    }
 }

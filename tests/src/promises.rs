@@ -70,16 +70,21 @@ pub fn run(seed: u64, servers: usize, faults: usize) -> Seen {
     for _ in 0..faults {
         let calm = cluster.rng.random_range(0..20);
         publish_for(&mut cluster, calm);
-        let victim = cluster.rng.random_range(0..servers);
-        hurt(&mut cluster, victim);
-        seen.faults += 1;
-        let trouble = cluster.rng.random_range(10..150);
-        publish_for(&mut cluster, trouble);
-        repair(&mut cluster, victim);
-        come_to_rest(&mut cluster);
+        trouble(&mut cluster, servers, &mut seen);
     }
     check(&cluster, &mut seen);
     seen
+}
+
+/// One server is hurt, and everybody goes on publishing until some time after that; then it is repaired.
+fn trouble(cluster: &mut Cluster, servers: usize, seen: &mut Seen) {
+    let victim = cluster.rng.random_range(0..servers);
+    hurt(cluster, victim);
+    seen.faults += 1;
+    let trouble = cluster.rng.random_range(10..150);
+    publish_for(cluster, trouble);
+    repair(cluster, victim);
+    come_to_rest(cluster);
 }
 
 /// A line of servers becomes a shallow tree while everybody publishes, one server after the other is hurt, and a master makes
@@ -95,13 +100,7 @@ pub fn run_balancing(seed: u64, servers: usize, faults: usize) -> Seen {
     let mut seen = Seen::default();
     for _ in 0..faults {
         publish_for(&mut cluster, 100);
-        let victim = cluster.rng.random_range(0..servers);
-        hurt(&mut cluster, victim);
-        seen.faults += 1;
-        let trouble = cluster.rng.random_range(10..150);
-        publish_for(&mut cluster, trouble);
-        repair(&mut cluster, victim);
-        come_to_rest(&mut cluster);
+        trouble(&mut cluster, servers, &mut seen);
     }
     check(&cluster, &mut seen);
     seen.moves = cluster.move_outcomes().get("moved").copied().unwrap_or_default();

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use arborcast_tests::forest::Forest;
+use arborcast_tests::keepers::can_log_in;
 use arborcast_tests::lines;
 use arborcast_tests::master::Master;
 use arborcast_tests::node::{Node, NodeBuilder};
@@ -32,17 +33,6 @@ fn register(at: SocketAddr, username: &str, secret: &str) -> String {
     let mut client = Peer::connect(at);
     client.send(lines::register(username, secret));
     client.next_line().command().to_owned()
-}
-
-#[track_caller]
-fn can_log_in(at: SocketAddr, username: &str, secret: &str) -> bool {
-    let mut client = Peer::connect(at);
-    client.send(lines::login(username, secret));
-    match client.next_line().command() {
-        "LOGIN_SUCCESS" => true,
-        "LOGIN_FAILED" => false,
-        other => panic!("LOGIN was answered by {other}"),
-    }
 }
 
 #[track_caller]

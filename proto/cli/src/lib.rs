@@ -31,6 +31,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, 
 use clap_complete::Shell;
 
 pub use layers::Source;
+use tracing::error;
 
 /// The version of all programs, with the commit in builds that know it.
 pub const VERSION: &str = env!("ARBORCAST_VERSION");
@@ -42,6 +43,13 @@ const CHECK: &str = "check-config";
 const PRINT: &str = "print-config";
 const COMPLETIONS: &str = "generate-completions";
 const MAN: &str = "generate-man";
+
+/// A line on standard output for whoever started a server. That nobody reads it is no reason not to serve.
+pub fn say(line: &str) {
+    if let Err(error) = writeln!(io::stdout(), "{line}").and_then(|()| io::stdout().flush()) {
+        error!(%error, "can't write to standard output");
+    }
+}
 
 /// What a program is started for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

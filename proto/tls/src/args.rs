@@ -14,8 +14,8 @@ pub struct Args {
     /// The key of --tls-cert
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// The authority of this tree's certificates. With it, connections to other servers and to masters are TLS, and
-    /// a server that comes over TLS must show a certificate of it
+    /// The authority of this tree's certificates: a server that comes over TLS must show one of it, and a node's
+    /// connections to other servers and to masters are TLS
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 }

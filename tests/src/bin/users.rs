@@ -1,4 +1,4 @@
-//! `cargo users`: what many users cost: starting with them, logging them in, and the messages of a registration.
+//! `cargo users`: what many users cost: starting with them, logging them in, and registering them, with etcd as well.
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -13,14 +13,19 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arborcast_tests::forest::Forest;
+use arborcast_tests::keepers::{self, Keepers};
 use arborcast_tests::node::{Node, NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
-use arborcast_tests::{lines, rivals};
+use arborcast_tests::{etcd, lines};
 use clap::Parser;
 use serde_json::{Value, json};
 
 /// How often a start is timed.
 const STARTS: usize = 5;
+
+/// Registrations that are timed one after the other.
+const ALONE: usize = 51;
 
 /// Users of one line.
 const USERS_A_LINE: usize = 200;
@@ -69,10 +74,46 @@ fn main() {
         "| logins of those who were in elsewhere, at a node that has just started | {:.0} a second |",
         elsewhere.a_second
     );
-    for servers in [10, 50, 200] {
-        let messages: u64 = rivals::messages_for_one_registration(1, servers).values().sum();
-        println!("| messages of one registration in a tree of {servers} nodes | {messages} |");
+    let forest = Forest::grow_with(2, 3, &NodeBuilder::default());
+    registrations("in a tree of three nodes", forest.address(0), &cli);
+    drop(forest);
+    if etcd::is_installed() {
+        for members in [1, 3] {
+            let keepers = Keepers::start(members, 2, 3);
+            let name = format!("with etcd of {members} on the same disk, and three nodes");
+            registrations(&name, keepers.at(0), &cli);
+        }
     }
+}
+
+/// New users, one after the other and many at a time.
+fn registrations(name: &str, at: SocketAddr, cli: &Cli) {
+    let mut times: Vec<Duration> = (0..ALONE)
+        .map(|user| {
+            let began = Instant::now();
+            keepers::registers(at, &format!("alone{user}"), "sesame");
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    let (next, began) = (AtomicUsize::new(0), Instant::now());
+    thread::scope(|scope| {
+        for _ in 0..cli.at_a_time {
+            scope.spawn(|| {
+                while let user = next.fetch_add(1, Ordering::Relaxed)
+                    && user < cli.logins
+                {
+                    keepers::registers(at, &format!("many{user}"), "sesame");
+                }
+            });
+        }
+    });
+    println!(
+        "| registering {name} | median {} ms alone; {:.0} a second, {} at a time |",
+        times[ALONE / 2].as_millis(),
+        cli.logins as f64 / began.elapsed().as_secs_f64(),
+        cli.at_a_time
+    );
 }
 
 fn start(directory: &Path) -> Node {
