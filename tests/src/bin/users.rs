@@ -17,6 +17,7 @@ use arborcast_tests::forest::Forest;
 use arborcast_tests::keepers::{self, Keepers};
 use arborcast_tests::node::{Node, NodeBuilder, SECRET};
 use arborcast_tests::peer::Peer;
+use arborcast_tests::process::node_binary;
 use arborcast_tests::{etcd, lines};
 use clap::Parser;
 use serde_json::{Value, json};
@@ -49,6 +50,8 @@ fn main() {
     let cli = Cli::parse();
     let directory = tempfile::tempdir().expect("a directory can be made");
     let empty = tempfile::tempdir().expect("a directory can be made");
+    // Built here, if that has not been done, and not in the first start.
+    node_binary();
     println!("| what | result |\n|---|---|");
     println!("| start with no users | {} |", starts(empty.path()));
     let node = start(directory.path());
