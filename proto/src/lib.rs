@@ -10,6 +10,8 @@
 //! code.
 
 #[cfg(feature = "registry")]
+mod generated;
+#[cfg(feature = "registry")]
 pub mod registry;
 #[cfg(feature = "tickets")]
 pub mod ticket;

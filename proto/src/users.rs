@@ -1,22 +1,8 @@
 //! The gRPC service `arborcast.users.v1.Users` of masters that keep users: messages, client and server, made at build time
 //! from `proto/arborcast/users/v1/users.proto`, where every field is documented.
 
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    unused_qualifications,
-    clippy::all,
-    clippy::indexing_slicing,
-    clippy::or_fun_call,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::use_self,
-    reason = "generated"
-)]
-
+pub use crate::generated::users::*;
 use crate::wire::{RegistrationId, UserRecord};
-
-tonic::include_proto!("arborcast.users.v1");
 
 /// The service and everything it refers to as an encoded `FileDescriptorSet`, for server reflection.
 pub const FILE_DESCRIPTOR_SET: &[u8] = tonic::include_file_descriptor_set!("users_descriptor");
