@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use arborcast_proto::ticket::{Ticket, TicketKey};
 use arborcast_proto::wire::{Origin, Secret};
 
+use crate::clock::WallClock;
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::ids::ConnectionId;
@@ -25,8 +26,7 @@ pub(crate) struct Admission {
     /// This run of this node.
     run: Origin,
     is_required: bool,
-    /// Milliseconds since 1970 at an instant.
-    clock: (u64, Instant),
+    clock: WallClock,
     /// Until when each ticket has to be remembered, in seconds since 1970, and its number; and when that is, whatever the
     /// clock is set to meanwhile.
     used: BTreeMap<(u64, u128), Instant>,
@@ -52,7 +52,7 @@ impl Admission {
             key: TicketKey::derive(&config.secret),
             run: Origin { id: config.id.as_str().into(), incarnation: extensions.incarnation },
             is_required: extensions.requires_tickets,
-            clock: (extensions.milliseconds_since_1970, now),
+            clock: WallClock::new(extensions.milliseconds_since_1970, now),
             used: BTreeMap::new(),
             admitted: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -60,14 +60,8 @@ impl Admission {
         })
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        let (milliseconds, then) = self.clock;
-        let since = u64::try_from(now.saturating_duration_since(then).as_millis()).unwrap_or(u64::MAX);
-        milliseconds.saturating_add(since)
-    }
-
     fn admit(&mut self, now: Instant, connection: ConnectionId, ticket: &Secret) -> Result<(), Refusal> {
-        let milliseconds = self.milliseconds(now);
+        let milliseconds = self.clock.milliseconds(now);
         let ticket = Ticket::check(ticket, &self.key, &self.run, milliseconds)?;
         while self.used.first_key_value().is_some_and(|(_, forgotten_at)| *forgotten_at <= now) {
             self.used.pop_first();
@@ -142,10 +136,11 @@ impl Node {
     }
 
     pub(crate) fn on_clock_read(&mut self, now: Instant, milliseconds_since_1970: u64) {
+        let clock = WallClock::new(milliseconds_since_1970, now);
         if let Some(admission) = &mut self.admission {
-            admission.clock = (milliseconds_since_1970, now);
+            admission.clock = clock;
         }
-        self.directory.set_clock(now, milliseconds_since_1970);
+        self.directory.set_clock(clock);
     }
 }
 
@@ -197,10 +192,10 @@ mod tests {
         let mut admission = admission(start);
         let text = ticket(&admission, 7, NOW + LIFETIME);
         assert_eq!(admission.admit(start, ConnectionId(1), &text), Ok(()));
-        admission.clock = ((NOW + 3600) * 1000, start);
+        admission.clock = WallClock::new((NOW + 3600) * 1000, start);
         let later = ticket(&admission, 8, NOW + 3600 + LIFETIME);
         assert_eq!(admission.admit(start, ConnectionId(2), &later), Ok(()));
-        admission.clock = (NOW * 1000, start);
+        admission.clock = WallClock::new(NOW * 1000, start);
         assert_eq!(admission.admit(start, ConnectionId(3), &text), Err(Refusal::TicketReplayed));
     }
 

@@ -176,29 +176,28 @@ impl Healing {
     /// Where so many are remembered as may be, one makes room, seldom enough that no flood takes the place of all: what is
     /// dead is announced no more, so in the end the living are remembered.
     pub(crate) fn remember(&mut self, now: Instant, target: Target) {
-        if !self.remembered.contains_key(&target.id) && self.remembered.len() >= MAX_REMEMBERED {
+        if self.lacks_room_for(&target.id) {
             if self.made_room_at.is_some_and(|at| now < at + GIVE_WAY) {
                 return;
             }
             self.made_room_at = Some(now);
-            self.forget_any();
+        }
+        self.remember_for_sure(target);
+    }
+
+    /// As the own parent is: there always is room.
+    fn remember_for_sure(&mut self, target: Target) {
+        if self.lacks_room_for(&target.id) {
+            let any = self.rng.next_u32() as usize % self.remembered.len().max(1);
+            if let Some(id) = self.remembered.keys().nth(any).cloned() {
+                self.remembered.remove(&id);
+            }
         }
         self.remembered.insert(target.id.clone(), target);
     }
 
-    /// The own parent, for which there always is room.
-    fn remember_parent(&mut self, target: Target) {
-        if !self.remembered.contains_key(&target.id) && self.remembered.len() >= MAX_REMEMBERED {
-            self.forget_any();
-        }
-        self.remembered.insert(target.id.clone(), target);
-    }
-
-    fn forget_any(&mut self) {
-        let any = self.rng.next_u32() as usize % self.remembered.len().max(1);
-        if let Some(id) = self.remembered.keys().nth(any).cloned() {
-            self.remembered.remove(&id);
-        }
+    fn lacks_room_for(&self, id: &ServerId) -> bool {
+        self.remembered.len() >= MAX_REMEMBERED && !self.remembered.contains_key(id)
     }
 
     /// A master names a server for the time when none answers. What masters make up must not take the place of what was
@@ -719,7 +718,7 @@ impl Node {
         if let Some(lost) = self.healing.lost_at.take() {
             self.counters.heals.add(now - lost);
         }
-        self.healing.remember_parent(target.clone());
+        self.healing.remember_for_sure(target.clone());
         self.healing.ancestors = tree.path.iter().rev().cloned().collect();
         let is_new_here = self.relay.as_ref().is_some_and(|relay| relay.is_new);
         self.fragment.become_child(Parent { link: connection, target }, tree);

@@ -29,6 +29,7 @@
 mod admission;
 mod announcing;
 mod attach;
+mod clock;
 pub mod config;
 mod directory;
 mod drain;

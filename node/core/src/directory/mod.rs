@@ -22,6 +22,7 @@ use arborcast_proto::wire::message::ANONYMOUS;
 use arborcast_proto::wire::users::{is_hash, is_username};
 use arborcast_proto::wire::{Message, RegistrationId, UserRecord};
 
+use crate::clock::WallClock;
 use crate::config::Config;
 use crate::error::Refusal;
 use crate::event::Action;
@@ -78,8 +79,7 @@ pub(crate) struct Directory {
     /// Registrations from a plain tree that it may yet take back.
     revocable: BTreeMap<String, RegistrationId>,
     proof_key: ProofKey,
-    /// Milliseconds since 1970 at an instant.
-    clock: (u64, Instant),
+    clock: WallClock,
     registrations: u64,
     counters: UserCounters,
 }
@@ -119,7 +119,7 @@ impl Directory {
             exchanges: BTreeMap::new(),
             revocable: BTreeMap::new(),
             proof_key,
-            clock: (milliseconds, now),
+            clock: WallClock::new(milliseconds, now),
             registrations: 0,
             counters,
         }
@@ -148,19 +148,13 @@ impl Directory {
         self.records.iter()
     }
 
-    fn milliseconds(&self, now: Instant) -> u64 {
-        let (milliseconds, then) = self.clock;
-        let since = u64::try_from(now.saturating_duration_since(then).as_millis()).unwrap_or(u64::MAX);
-        milliseconds.saturating_add(since)
-    }
-
     /// What the clock shows, which may have been set.
-    pub(crate) fn set_clock(&mut self, now: Instant, milliseconds_since_1970: u64) {
-        self.clock = (milliseconds_since_1970, now);
+    pub(crate) fn set_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
     }
 
     fn is_possible_time(&self, now: Instant, registration: &RegistrationId) -> bool {
-        registration.at <= self.milliseconds(now).saturating_add(MAX_AHEAD)
+        registration.at <= self.clock.milliseconds(now).saturating_add(MAX_AHEAD)
     }
 
     fn is_possible(&self, now: Instant, record: &UserRecord) -> bool {

@@ -63,7 +63,7 @@ impl Node {
     pub(super) fn next_registration(&mut self, now: Instant) -> RegistrationId {
         self.directory.registrations += 1;
         RegistrationId {
-            at: self.directory.milliseconds(now),
+            at: self.directory.clock.milliseconds(now),
             server: self.config.id.clone(),
             number: self.directory.registrations,
         }
